@@ -1,0 +1,1 @@
+"""From a checkpoint and frames to something Triton serves."""

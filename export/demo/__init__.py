@@ -1,0 +1,1 @@
+"""The demo avatar: a drawn presenter, its voices, and the networks trained on them."""

@@ -1,0 +1,1 @@
+"""Starts Triton without a container."""
