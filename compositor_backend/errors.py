@@ -1,0 +1,45 @@
+"""Every error that Lipstream raises on purpose.
+
+    LipstreamError                 base of all
+    ├── RequestError               the caller of the server did something wrong; its text is the answer
+    │   ├── AvatarIdError          AVATAR is no avatar id (``[a-z0-9][a-z0-9_-]{0,63}``)
+    │   ├── UnknownAvatarError     a well-formed id that this server has no pack for
+    │   ├── TensorError            a tensor's dtype, shape or values are not what the contract wants
+    │   └── WrongNetworkError      the mouth was drawn by another avatar's network
+    ├── PackError                  an avatar folder is incomplete, damaged or of an unknown format
+    └── SettingsError              a setting has no valid value
+
+What is not a `LipstreamError` is a defect: it is logged whole and answered with one opaque sentence.
+"""
+
+
+class LipstreamError(Exception):
+    """Base of every error raised on purpose; its text is one sentence meant for a person."""
+
+
+class RequestError(LipstreamError):
+    """The request is at fault; the text names the tensor, what came and what was wanted."""
+
+
+class AvatarIdError(RequestError):
+    """An avatar id that does not match the contract's pattern."""
+
+
+class UnknownAvatarError(RequestError):
+    """No avatar of that id is on this server."""
+
+
+class TensorError(RequestError):
+    """A tensor's dtype, shape or values break the contract."""
+
+
+class WrongNetworkError(RequestError):
+    """The network's key differs from the one in the avatar's manifest."""
+
+
+class PackError(LipstreamError):
+    """An avatar folder is incomplete, damaged or of an unknown format."""
+
+
+class SettingsError(LipstreamError):
+    """A setting has no valid value."""
