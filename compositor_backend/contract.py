@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from compositor_backend.errors import AvatarIdError, TensorError
 
-# --- time -------------------------------------------------------------------------------------------------
+# --- time ---
 SAMPLE_RATE_HZ = 16_000
 FRAME_RATE_HZ = 25
 SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FRAME_RATE_HZ  # 640
@@ -28,7 +28,7 @@ CHUNK_GRID_FRAMES = 5
 MAX_FRAMES = 32
 """Frames in one request, at most."""
 
-# --- mel and encoder ----------------------------------------------------------------------------------------
+# --- mel and encoder ---
 MEL_BANDS = 80
 MEL_FRAMES_PER_WINDOW = 16
 EMBEDDING_SIZE = 512
@@ -132,7 +132,7 @@ def features_ensemble(avatar_id: str, audio_shape: tuple[int, ...]) -> Model:
     return Model(features_ensemble_name(avatar_id), inputs, (JPEG, RECT))
 
 
-# --- names --------------------------------------------------------------------------------------------------
+# --- names ---
 AVATAR_PREFIX = "avatar_"
 FEATURES_PREFIX = "features_"
 LIPSYNC_PREFIX = "lipsync_"
@@ -174,7 +174,7 @@ def avatar_key(checkpoint_sha256: str) -> int:
     return int.from_bytes(bytes.fromhex(checkpoint_sha256[:16]), "big", signed=True)
 
 
-# --- checks on what comes in ----------------------------------------------------------------------------------
+# --- checks on what comes in ---
 def pcm_samples(frames: int) -> int:
     """Samples of PCM that a request for `frames` frames carries."""
     return (FRAMES_BEFORE + frames + FRAMES_AFTER) * SAMPLES_PER_FRAME
