@@ -1,0 +1,98 @@
+# The front door of Lipstream. `make help` lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+# The first of these that exists makes the virtual environment; override with `make PYTHON=…`.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do if $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then echo $$p; break; fi; done)
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+AVATARS ?= avatars
+OUT ?= out
+AVATAR ?= demo
+AUDIO ?= export/demo/speech/hello.flac
+ONNXRUNTIME ?= cpu
+PACKAGES := client compositor_backend export server
+INPUTS := pyproject.toml constraints.txt
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(PY):
+	@if [ -z "$(PYTHON)" ]; then echo "Python 3.10, 3.11 or 3.12 is needed and none was found" >&2; exit 1; fi
+	$(PYTHON) -m venv $(VENV)
+
+# onnxruntime and onnxruntime-gpu own the same folder: whichever is wanted, the other goes.
+$(VENV)/.serving-$(ONNXRUNTIME): $(PY) $(INPUTS)
+	@echo "Installing what serving needs into $(VENV) …"
+	@if [ $(ONNXRUNTIME) = gpu ]; then $(PY) -m pip uninstall --quiet --yes onnxruntime; fi
+	@if [ $(ONNXRUNTIME) = cpu ]; then $(PY) -m pip uninstall --quiet --yes onnxruntime-gpu; fi
+	$(PIP) --editable '.[server,client,demo,onnxruntime-$(ONNXRUNTIME)]'
+	@docker/install-pillow.sh $(PY)
+	@rm -f $(VENV)/.serving-*
+	@touch $@
+
+$(VENV)/.export: $(VENV)/.serving-$(ONNXRUNTIME)
+	@echo "Installing what exporting needs (torch among it) into $(VENV) …"
+	$(PIP) --editable '.[export]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.export
+	@echo "Installing what tests and training need into $(VENV) …"
+	$(PIP) --editable '.[train,test]'
+	@touch $@
+
+install: $(VENV)/.serving-$(ONNXRUNTIME) ## Make .venv and install what serving needs (ONNXRUNTIME=gpu for a GPU)
+
+install-all: $(VENV)/.test ## The same, and what exporting, training and testing need
+
+avatar: install ## Build the demo avatar into avatars/
+	@$(PY) -m export demo-avatar --avatars $(AVATARS)
+
+demo: avatar ## Say a sentence: out/demo/demo.mp4, out/demo/frames/, out/demo/report.json
+	@mkdir -p $(OUT)/demo
+	@$(PY) -m server --avatars $(AVATARS) --load demo --grpc-port 0 --http-port 0 --metrics-port 0 \
+	  --log $(OUT)/demo/triton.log -- \
+	  $(PY) -m client speak --avatar demo --audio $(AUDIO) --out $(OUT)/demo/frames \
+	  --mp4 $(OUT)/demo/demo.mp4 --report $(OUT)/demo/report.json
+
+serve: avatar ## Serve the demo avatar until Ctrl-C
+	@$(PY) -m server --avatars $(AVATARS) --load $(AVATAR) --hints
+
+contact-sheet: $(VENV)/.serving-$(ONNXRUNTIME) ## Draw the README's picture from the last demo run
+	@$(PY) -m export contact-sheet --frames $(OUT)/demo/frames --audio $(AUDIO) --out docs/contact-sheet.png
+
+lint: $(VENV)/.test ## ruff (lint and format) and mypy --strict
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+test: $(VENV)/.test lint ## Everything: lint, types, unit tests, functional tests on a real Triton
+	@$(PY) -m pytest
+
+unit: $(VENV)/.test ## The tests that need no Triton
+	@$(PY) -m pytest -m 'not functional'
+
+train: $(VENV)/.test ## Train the demo's networks again (two hours on 2 CPU cores)
+	@$(PY) -m export demo-train
+
+evaluate: $(VENV)/.test ## Measure the demo's lip-sync on voices and sentences it was not trained on
+	@$(PY) -m export demo-eval
+
+export: $(VENV)/.export ## Export a checkpoint: make export ARGS='unet --checkpoint P --family 328 --audio ave --out F.onnx'
+	@$(PY) -m export $(ARGS)
+
+docker-build: ## Build the GPU image (needs a Docker engine)
+	docker compose --file docker/compose.yaml build
+
+docker-up: avatar ## Serve model_repository/ and avatars/ from the GPU image
+	docker compose --file docker/compose.yaml up
+
+clean: ## Remove avatars/ and out/, keep .venv
+	rm -rf $(AVATARS) $(OUT)
+
+.PHONY: help install install-all avatar demo serve contact-sheet lint test unit train evaluate export docker-build docker-up clean
