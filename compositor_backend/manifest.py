@@ -1,0 +1,228 @@
+"""`avatar.json`: what an avatar pack is, read strictly.
+
+A manifest is small and trusted by everything that opens a pack, so nothing in it is guessed: a missing field, a field
+too many, a wrong type or a value out of range is a `PackError` with one sentence that names file and field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compositor_backend.contract import AVATAR_ID_PATTERN, FRAME_RATE_HZ, LIPSYNC_PREFIX
+from compositor_backend.errors import PackError
+
+MANIFEST_NAME = "avatar.json"
+FORMAT = 1
+FAMILIES = ("328", "160")
+BLENDS = ("hard", "feather")
+SUBSAMPLINGS = ("420", "422", "444")
+PACK_FILES = (
+    "crops",
+    "rects",
+    "scan_data",
+    "scan_offsets",
+    "region_data",
+    "region_boxes",
+    "jpeg_header",
+)
+"""The arrays of a pack; each lies beside the manifest as ``<name>.npy``."""
+
+MAX_SIDE_PX = 65_500
+"""libjpeg's limit on a side of an image."""
+MAX_INTERVAL = 65_535
+"""A restart interval is 16 bits wide in the DRI marker."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One ``.npy`` file of a pack: size in bytes, SHA-256 (hex), numpy dtype name and shape of the array in it."""
+
+    bytes: int
+    sha256: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of ``avatar.json``.
+
+    `width` and `height` are those of the frames in px, `frames` their number, `fps` always 25.
+    `family` is the network's ("328" or "160"), `audio_shape` the shape of its audio input without the batch dimension,
+    `audio_mode` that input's name ("ave", "hubert", "wenet"), `encoder` the short name of the audio encoder (None where
+    features come from the client), `network` the Triton model, `network_key` what its AVATAR_KEY output must be.
+    `quality` (1 to 100), `subsampling` ("420", "422", "444") and `restart_interval` (MCUs) are the JPEG's.
+    `files` maps the names in `PACK_FILES` to what lies on disk.
+    """
+
+    id: str
+    width: int
+    height: int
+    frames: int
+    family: str
+    audio_mode: str
+    audio_shape: tuple[int, ...]
+    encoder: str | None
+    network: str
+    network_key: int
+    quality: int
+    subsampling: str
+    restart_interval: int
+    blend: str
+    created_by: str
+    files: Mapping[str, FileEntry]
+    fps: int = FRAME_RATE_HZ
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """The text of ``avatar.json``: indented, a line feed at the end."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    def save(self, folder: Path) -> None:
+        """Write ``avatar.json`` into `folder`."""
+        (folder / MANIFEST_NAME).write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """The manifest of the pack in `folder`; `PackError` if it is missing, unreadable or wrong."""
+        path = folder / MANIFEST_NAME
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PackError(f"{path} cannot be read: {error}") from error
+        return cls.from_json(text, str(path))
+
+    @classmethod
+    def from_json(cls, text: str, source: str = MANIFEST_NAME) -> Manifest:
+        """The manifest in `text`; `source` names it in errors (`PackError`)."""
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise PackError(f"{source} is not JSON: {error}") from error
+        return _Reader(source, value).manifest()
+
+
+class _Reader:
+    """Takes a JSON object apart field by field; every complaint is a `PackError` that names the source."""
+
+    def __init__(self, source: str, value: object) -> None:
+        self._source = source
+        if not isinstance(value, dict):
+            raise PackError(f"{source} holds {_kind(value)}; an object is wanted")
+        self._fields: dict[str, Any] = value
+
+    def manifest(self) -> Manifest:
+        found = self.integer("format", 0, 2**31)
+        if found != FORMAT:
+            raise PackError(f"{self._source} is of format {found}; this version reads format {FORMAT}")
+        self._only([field.name for field in dataclasses.fields(Manifest)])
+        return Manifest(
+            id=self.name("id"),
+            width=self.integer("width", 1, MAX_SIDE_PX),
+            height=self.integer("height", 1, MAX_SIDE_PX),
+            frames=self.integer("frames", 1, 2**31 - 1),
+            family=self.choice("family", FAMILIES),
+            audio_mode=self.text("audio_mode"),
+            audio_shape=self.shape("audio_shape"),
+            encoder=None if self._get("encoder") is None else self.name("encoder"),
+            network=self._network(),
+            network_key=self.integer("network_key", -(2**63), 2**63 - 1),
+            quality=self.integer("quality", 1, 100),
+            subsampling=self.choice("subsampling", SUBSAMPLINGS),
+            restart_interval=self.integer("restart_interval", 1, MAX_INTERVAL),
+            blend=self.choice("blend", BLENDS),
+            created_by=self.text("created_by"),
+            files=self._files(),
+            fps=self.integer("fps", FRAME_RATE_HZ, FRAME_RATE_HZ),
+        )
+
+    def integer(self, name: str, least: int, most: int) -> int:
+        value = self._get(name)
+        if type(value) is not int:
+            raise self._wrong(name, _kind(value), "an integer")
+        if not least <= value <= most:
+            wanted = str(least) if least == most else f"{least} to {most}"
+            raise self._wrong(name, str(value), wanted)
+        return value
+
+    def text(self, name: str) -> str:
+        value = self._get(name)
+        if not isinstance(value, str) or not value:
+            raise self._wrong(name, _kind(value), "a text that is not empty")
+        return value
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        value = self.text(name)
+        if value not in choices:
+            raise self._wrong(name, _shorten(value), " or ".join(choices))
+        return value
+
+    def name(self, field: str) -> str:
+        value = self.text(field)
+        if AVATAR_ID_PATTERN.fullmatch(value) is None:
+            raise self._wrong(field, _shorten(value), f"a name that matches {AVATAR_ID_PATTERN.pattern}")
+        return value
+
+    def digest(self, name: str) -> str:
+        value = self.text(name)
+        if _SHA256.fullmatch(value) is None:
+            raise self._wrong(name, _shorten(value), "64 hexadecimal digits")
+        return value
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        value = self._get(name)
+        if not isinstance(value, list) or not value or not all(type(n) is int and n > 0 for n in value):
+            raise self._wrong(name, _shorten(value), "a list of positive integers")
+        return tuple(value)
+
+    def _network(self) -> str:
+        value = self.text("network")
+        tail = value.removeprefix(LIPSYNC_PREFIX)
+        if tail == value or AVATAR_ID_PATTERN.fullmatch(tail) is None:
+            raise self._wrong("network", _shorten(value), f"{LIPSYNC_PREFIX} and a name")
+        return value
+
+    def _files(self) -> dict[str, FileEntry]:
+        entries = _Reader(f"files of {self._source}", self._get("files"))
+        entries._only(list(PACK_FILES))
+        return {name: entries._file(name) for name in PACK_FILES}
+
+    def _file(self, name: str) -> FileEntry:
+        entry = _Reader(f"{name} in {self._source}", self._get(name))
+        entry._only([field.name for field in dataclasses.fields(FileEntry)])
+        size = entry.integer("bytes", 1, 2**63 - 1)
+        return FileEntry(size, entry.digest("sha256"), entry.text("dtype"), entry.shape("shape"))
+
+    def _only(self, names: list[str]) -> None:
+        extra = sorted(set(self._fields) - set(names))
+        if extra:
+            raise PackError(
+                f"{self._source} has a field {_shorten(extra[0])} that this version does not know"
+            )
+
+    def _get(self, name: str) -> Any:
+        if name not in self._fields:
+            raise PackError(f"{self._source} lacks the field {name!r}")
+        return self._fields[name]
+
+    def _wrong(self, name: str, came: str, wanted: str) -> PackError:
+        return PackError(f"{name} in {self._source} is {came}; {wanted} is wanted")
+
+
+def _kind(value: object) -> str:
+    names = {"dict": "an object", "list": "a list", "str": "a text", "NoneType": "null", "bool": "a boolean"}
+    kind = type(value).__name__
+    return names.get(kind, f"a number ({value})")
+
+
+def _shorten(value: object, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
