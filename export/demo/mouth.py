@@ -1,4 +1,4 @@
-"""The mouth's shape: five numbers that the voices' tracks give and the presenter draws."""
+"""The mouth's shape: the five numbers that the demo's speech track says and its renderer draws."""
 
 from __future__ import annotations
 
@@ -9,32 +9,44 @@ from numpy.typing import NDArray
 
 MOUTH_CHANNELS = ("open", "width", "tuck", "tongue", "press")
 
+# A fully tucked lower lip rises to the edge of the upper teeth, so that this share of the opening closes.
+TUCK_CLOSES = 0.6
+
 
 class MouthShape(NamedTuple):
-    """One shape of the mouth.
+    """One pose of the mouth; every channel is a dimensionless share of its largest natural movement."""
 
-    `open` 0…1, jaw and lips (0: lips just closed); `width` -1…1, from rounded ("oo") over neutral to spread
-    ("ee"); `tuck` 0…1, lower lip under the upper teeth (f, v); `tongue` 0…1, its tip raised and seen (l, th, n);
-    `press` 0…1, lips pressed together (p, b, m), which closes the mouth whatever `open` says.
-    """
-
-    open: float = 0.0
-    width: float = 0.0
-    tuck: float = 0.0
-    tongue: float = 0.0
-    press: float = 0.0
-
-
-REST = MouthShape()
+    open: float
+    """0 (lips just closed) to 1 (jaw fully dropped)."""
+    width: float
+    """-1 (rounded and pushed out, as in "oo") over 0 (neutral) to +1 (spread, as in "ee")."""
+    tuck: float
+    """0 to 1: the lower lip drawn under the upper teeth (f, v)."""
+    tongue: float
+    """0 to 1: the tongue's tip raised behind the upper teeth (l, n, d, th)."""
+    press: float
+    """0 to 1: lips pressed together (p, b, m); 1 closes them whatever ``open`` says."""
 
 
-def lip_openings(track: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Visible opening between the inner lips, f32 [n] in 0…1, of shapes f32 [n, 5]."""
-    opened, _, tuck, _, press = np.clip(track, [0, -1, 0, 0, 0], 1).T
-    # A tucked lip covers most of the gap but leaves the edge of the teeth to be seen.
-    return np.asarray(opened * (1 - press) * (1 - 0.7 * tuck), np.float32)
+REST = MouthShape(0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def clip_shape(shape: MouthShape) -> MouthShape:
+    """The shape with every channel brought into its range."""
+    low = (0.0, -1.0, 0.0, 0.0, 0.0)
+    return MouthShape(*(min(1.0, max(least, float(value))) for value, least in zip(shape, low, strict=True)))
 
 
 def lip_opening(shape: MouthShape) -> float:
-    """Visible opening between the inner lips of one shape, 0…1."""
-    return float(lip_openings(np.array([shape], np.float32))[0])
+    """The visible gap between the lips' inner edges, 0 (closed) to 1 (widest)."""
+    pose = clip_shape(shape)
+    return pose.open * (1.0 - pose.press) * (1.0 - TUCK_CLOSES * pose.tuck)
+
+
+def lip_openings(shapes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``lip_opening`` of each row of ``shapes`` (float32 [n, 5], columns as ``MOUTH_CHANNELS``): float32 [n]."""
+    if shapes.ndim != 2 or shapes.shape[1] != len(MOUTH_CHANNELS):
+        raise ValueError(f"mouth shapes are an array of shape {shapes.shape}, not [n, {len(MOUTH_CHANNELS)}]")
+    bounded = np.clip(shapes, 0.0, 1.0)
+    opening = bounded[:, 0] * (1.0 - bounded[:, 4]) * (1.0 - TUCK_CLOSES * bounded[:, 2])
+    return opening.astype(np.float32)
