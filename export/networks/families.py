@@ -1,0 +1,58 @@
+"""What sets the network families apart, in one table (sources: the published checkpoints' shapes)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FULL_WIDTHS = (32, 64, 128, 256, 512)
+HALF_WIDTHS = (16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True)
+class AudioMode:
+    """An audio feature and the branch that reads it.
+
+    `shape` is the feature's, batch left out; `stride` is that of the branch's third convolution. The channels of
+    a branch that is `flat` do not grow from block to block, and a block that keeps their number adds its input.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    stride: tuple[int, int]
+    flat: bool = False
+
+    def channels(self, widest: int) -> tuple[int, int, int]:
+        """Channels after the branch's first three convolutions in a network whose widest layer is `widest`."""
+        half = widest // 2
+        return (half, half, half) if self.flat else (widest // 8, widest // 4, half)
+
+
+@dataclass(frozen=True)
+class NetworkFamily:
+    """A family of U-Nets.
+
+    `network_px` is the side of its pictures, `levels` the channels of inc, down1 … as indices into its
+    widths, `mask` the black area (x1, y1, x2, y2; x2 and y2 exclusive) of channels 3–5.
+    """
+
+    name: str
+    network_px: int
+    levels: tuple[int, ...]
+    mask: tuple[int, int, int, int]
+    audio: dict[str, AudioMode]
+
+
+_AVE = AudioMode("ave", (32, 16, 16), (1, 1))
+_HUBERT = AudioMode("hubert", (32, 32, 32), (2, 2))
+_WENET = AudioMode("wenet", (256, 16, 32), (1, 2), flat=True)
+_HUBERT_160 = AudioMode("hubert", (16, 32, 32), (2, 2))
+_WENET_160 = AudioMode("wenet", (128, 16, 32), (1, 2), flat=True)
+
+FAMILIES = {
+    "328": NetworkFamily(
+        "328", 320, (0, 0, 1, 2, 3, 4), (5, 5, 315, 310), {m.name: m for m in (_AVE, _HUBERT, _WENET)}
+    ),
+    "160": NetworkFamily(
+        "160", 160, (0, 1, 2, 3, 4), (5, 5, 155, 150), {m.name: m for m in (_HUBERT_160, _WENET_160)}
+    ),
+}
