@@ -12,8 +12,8 @@ HALF_WIDTHS = (16, 32, 64, 128, 256)
 class AudioMode:
     """An audio feature and the branch that reads it.
 
-    `shape` is the feature's, batch left out; `stride` is that of the branch's third convolution. The channels of
-    a branch that is `flat` do not grow from block to block, and a block that keeps their number adds its input.
+    `shape` is the feature's, batch left out; `stride` is that of the branch's third convolution. The
+    channels of a branch that is `flat` do not grow, and a block that keeps their number adds its input.
     """
 
     name: str
@@ -22,7 +22,7 @@ class AudioMode:
     flat: bool = False
 
     def channels(self, widest: int) -> tuple[int, int, int]:
-        """Channels after the branch's first three convolutions in a network whose widest layer is `widest`."""
+        """Channels after the first three convolutions, in a network whose widest layer is `widest`."""
         half = widest // 2
         return (half, half, half) if self.flat else (widest // 8, widest // 4, half)
 
