@@ -58,6 +58,10 @@ class EspeakSettings:
 
 
 # --- Piper ---
+PIPER_LABELS_LATE_S = 0.015
+"""Piper's phoneme times lag its samples by this much, measured by correlating openings with loudness."""
+
+
 def speak_piper(text: str, settings: PiperSettings = PiperSettings()) -> Utterance:  # noqa: B008
     """Say `text` with the natural voice; equal settings on equal software give equal samples."""
     import onnxruntime
@@ -101,7 +105,8 @@ def _piper_phonemes(chunks: list[Any], rate_hz: int) -> tuple[Phoneme, ...]:
             raise VoiceError("the voice joe gives no phoneme times; the package onnx is needed for them")
         spans += _absorb_marks([(a.phoneme, int(a.num_samples)) for a in alignments])
     ends = np.cumsum([samples for _, samples in spans]) / rate_hz
-    starts = np.concatenate([[0.0], ends[:-1]])
+    starts = np.concatenate([[0.0], ends[:-1] - PIPER_LABELS_LATE_S])
+    ends[:-1] -= PIPER_LABELS_LATE_S
     return tuple(
         Phoneme(ipa, float(start), float(end))
         for (ipa, _), start, end in zip(spans, starts, ends, strict=True)

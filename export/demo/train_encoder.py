@@ -1,0 +1,237 @@
+"""Trains the demo's audio encoder: from 200 ms of mel to the shape of the mouth in their middle.
+
+The topology is the standard one and leaves 512 numbers free to mean anything; here they are given a meaning
+that the U-Net's convolutions read easily. The U-Net sees a window as two maps of 16x16; each is tiled with one
+2x2 cell, and the 8 numbers of the two cells are the 8 targets of `corpus.encoder_targets`. So the same
+numbers stand everywhere in the map, told apart by the parity of their row and column, which the audio
+branch's convolution of stride 2 separates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compositor_backend.contract import EMBEDDING_SIZE, MEL_BANDS, WINDOWS_PER_FRAME
+from export.demo.corpus import TARGETS, Corpus, Entry
+from export.demo.mouth import lip_openings
+from export.demo.progress import TrainingLog, load_checkpoint, save_checkpoint
+from export.networks.audio_encoder import AudioEncoder
+
+Floats = NDArray[np.float32]
+
+TARGET_WEIGHTS = (1.0, 1.5, 1.0, 0.5, 0.7, 0.7, 0.5, 0.5)
+"""Of the squared errors; closed lips matter most to the eye."""
+_COPIES = EMBEDDING_SIZE // TARGETS  # 64
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """Training of the encoder."""
+
+    steps: int = 1500
+    batch: int = 128
+    peak_rate: float = 2e-3
+    weight_decay: float = 0.02
+    seed: int = 3
+    validate_every: int = 250
+    save_every: int = 100
+
+
+def embedding_targets(targets: Tensor) -> Tensor:
+    """The wanted embeddings float32 [M, 512] for targets float32 [M, 8]: the 2x2 cells, tiled."""
+    cells = targets.reshape(-1, 2, 1, 2, 1, 2)
+    return cells.expand(-1, -1, 8, -1, 8, -1).reshape(-1, EMBEDDING_SIZE)
+
+
+def read_embeddings(embedding: Floats) -> Floats:
+    """The 8 numbers that embeddings float32 [M, 512] tell, float32 [M, 8]: the mean of all copies."""
+    read: Floats = embedding.reshape(-1, 2, 8, 2, 8, 2).mean(axis=(2, 4)).reshape(-1, TARGETS)
+    return read
+
+
+def augment(windows: Tensor, generator: torch.Generator) -> Tensor:
+    """Vary mel windows float32 [M, 80, 16]: vocal tract length, level, and a masked band in a third of them.
+
+    Digital silence stays what it is.
+    """
+    count = len(windows)
+    silent = windows <= -4.0
+    factor = 0.92 + 0.16 * torch.rand(count, 1, generator=generator)
+    position = (torch.arange(MEL_BANDS) * factor).clamp(0, MEL_BANDS - 1.001)
+    low = position.floor().long()
+    part = (position - low)[..., None]
+    rows = torch.arange(count)[:, None]
+    warped = windows[rows, low] * (1 - part) + windows[rows, low + 1] * part
+    level = 0.5 * torch.randn(count, 1, 1, generator=generator)
+    varied = torch.where(silent, windows, (warped + level).clamp(-4, 4))
+    band = torch.arange(MEL_BANDS)
+    start = torch.randint(-30, MEL_BANDS, (count, 1), generator=generator)
+    width = torch.randint(3, 14, (count, 1), generator=generator)
+    masked = (band >= start) & (band < start + width) & (torch.rand(count, 1, generator=generator) < 0.5)
+    return varied.masked_fill(masked[..., None] & ~silent, -2.5)
+
+
+def train_encoder(
+    corpus: Corpus,
+    folder: Path,
+    settings: EncoderSettings,
+    log: TrainingLog,
+    device: torch.device,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> AudioEncoder:
+    """Train, or go on from the last checkpoint; leaves the weights in ``folder/encoder.pt``."""
+    torch.manual_seed(settings.seed)
+    network = AudioEncoder().to(device)
+    _start_awake(network)
+    optimizer = torch.optim.AdamW(network.parameters(), settings.peak_rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.peak_rate, total_steps=settings.steps, pct_start=0.15
+    )
+    first = _resume(folder / "encoder.pt", settings, network, optimizer, schedule)
+    rows = corpus.rows("train")
+    for step in range(first, settings.steps):
+        loss = _step(network, optimizer, corpus, rows, settings, step, device)
+        schedule.step()
+        done = step + 1
+        if done % settings.save_every == 0 or done == settings.steps:
+            _save(folder / "encoder.pt", settings, done, network, optimizer, schedule)
+        if done % settings.validate_every == 0 or done == settings.steps:
+            log.write(step=done, loss=loss, **validate_encoder(network, corpus, device))
+        progress(done, settings.steps)
+    return network.eval()
+
+
+def _start_awake(network: nn.Module) -> None:
+    """Lift the last layer's outputs above zero, so that none of them starts dead behind its ReLU."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    nn.init.constant_(norms[-1].bias, 0.3)
+    nn.init.constant_(norms[-1].weight, 0.3)
+
+
+def _step(
+    network: AudioEncoder,
+    optimizer: torch.optim.Optimizer,
+    corpus: Corpus,
+    rows: NDArray[np.int64],
+    settings: EncoderSettings,
+    step: int,
+    device: torch.device,
+) -> float:
+    """One step; its batch depends on the seed and the step's number only, so a resumed run draws the same."""
+    rng = np.random.default_rng((settings.seed, step))
+    picked = np.sort(rng.choice(rows, settings.batch, replace=False))
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+    windows = augment(torch.from_numpy(corpus.windows[picked].astype(np.float32)), generator)
+    targets = embedding_targets(torch.from_numpy(corpus.targets[picked]).to(device))
+    network.train()
+    with torch.autocast(device.type, torch.bfloat16):
+        embedding = network(windows[:, None].to(device))
+    weights = embedding_targets(torch.tensor([TARGET_WEIGHTS])).to(device)
+    loss = (weights * (embedding.float() - targets).square()).mean()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _save(path: Path, settings: EncoderSettings, step: int, network: nn.Module, *states: Any) -> None:
+    optimizer, schedule = states
+    state = {
+        "settings": asdict(settings),
+        "step": step,
+        "model": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+    }
+    save_checkpoint(path, state)
+
+
+def _resume(path: Path, settings: EncoderSettings, network: nn.Module, *states: Any) -> int:
+    """Load the checkpoint if it is of the same settings; the number of steps done."""
+    optimizer, schedule = states
+    state = load_checkpoint(path)
+    if state is None or state["settings"] != asdict(settings):
+        return 0
+    network.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    return int(state["step"])
+
+
+# --- figures ---
+@torch.inference_mode()
+def embed(network: nn.Module, windows: NDArray[Any], device: torch.device, batch: int = 256) -> Floats:
+    """Embeddings float32 [M, 512] of mel windows [M, 80, 16]."""
+    network.eval()
+    parts = []
+    for first in range(0, len(windows), batch):
+        part = torch.from_numpy(windows[first : first + batch].astype(np.float32))
+        parts.append(network(part[:, None].to(device)).float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def validate_encoder(network: nn.Module, corpus: Corpus, device: torch.device) -> dict[str, float]:
+    """Figures on sentences held out: what a linear reader of the sixteen windows of a frame can tell.
+
+    The reader is fitted to one half of the utterances and judged on the other half, and the other way round.
+    """
+    entries = corpus.split("validation")
+    tables = [_table(network, corpus, entry, device) for entry in entries]
+    truths = [np.asarray(corpus.mouths[e.first_row : e.first_row + e.frames]) for e in entries]
+    told = np.concatenate([_cross_read(tables, truths, half) for half in (0, 1)])
+    order = [n for half in (0, 1) for n in range(half, len(entries), 2)]
+    true = np.concatenate([lip_openings(truths[n]) for n in order])
+    silent = np.concatenate([np.isin(np.arange(entries[n].frames), entries[n].silent) for n in order])
+    shut = np.concatenate([_near_closure(entries[n]) for n in order])
+    direct = np.concatenate([_own_window_opening(tables[n]) for n in order])
+    return {
+        "correlation": float(np.corrcoef(told, true)[0, 1]),
+        "correlation_own_window": float(np.corrcoef(direct, true)[0, 1]),
+        "silence_opening": float(direct[silent].mean()),
+        "closed_rate": float((direct[shut] < 0.1).mean()),
+    }
+
+
+def _table(network: nn.Module, corpus: Corpus, entry: Entry, device: torch.device) -> Floats:
+    """What each of an utterance's windows tells, [frames + 15, 8]."""
+    last = entry.first_row + entry.frames + WINDOWS_PER_FRAME - 1
+    return read_embeddings(embed(network, corpus.windows[entry.first_row : last], device))
+
+
+def _own_window_opening(table: Floats) -> Floats:
+    """Lip opening told by the window centred on each frame alone."""
+    own = table[7 : 7 + len(table) - WINDOWS_PER_FRAME + 1]
+    mouth = np.stack([own[:, 0], own[:, 4] - own[:, 5], own[:, 2], own[:, 3], own[:, 1]], axis=1)
+    return lip_openings(mouth)
+
+
+def _near_closure(entry: Entry) -> NDArray[np.bool_]:
+    """Frames in whose middle lips are shut for p, b or m."""
+    frames = np.zeros(entry.frames, bool)
+    at = [min(int(closure * 25), entry.frames - 1) for closure in entry.closures_s]
+    frames[at] = True
+    return frames
+
+
+def _cross_read(tables: list[Floats], truths: list[Floats], half: int) -> Floats:
+    """Fit a ridge regression to the utterances not in `half`; its opening for those in `half`."""
+
+    def features(table: Floats) -> Floats:
+        own = np.lib.stride_tricks.sliding_window_view(table, WINDOWS_PER_FRAME, axis=0)
+        flat = own.reshape(len(own), -1)
+        return np.concatenate([flat, np.ones((len(flat), 1), np.float32)], axis=1)
+
+    others = [n for n in range(len(tables)) if n % 2 != half]
+    x = np.concatenate([features(tables[n]) for n in others])
+    y = np.concatenate([lip_openings(truths[n]) for n in others])
+    weights = np.linalg.solve(x.T @ x + 1.0 * np.eye(x.shape[1]), x.T @ y)
+    return np.concatenate([features(tables[n]) @ weights for n in range(half, len(tables), 2)]).astype(np.float32)
