@@ -1,0 +1,79 @@
+"""The model `avatar_frames`: what an avatar's network looks at, for each frame of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compositor_backend.contract import (
+    AUDIO,
+    AVATAR,
+    EMBEDDING,
+    EMBEDDING_SIZE,
+    FACE,
+    FEATURES,
+    FRAME_INDEX,
+    check_audio,
+    check_frame_index,
+    parse_avatar,
+)
+from compositor_backend.errors import TensorError
+from compositor_backend.pack import AvatarPack, PackCache
+from compositor_backend.settings import Settings
+from compositor_backend.timeline import template_frames
+from compositor_backend.windows import network_audio, window_count
+
+
+class AvatarFrames:
+    """AVATAR, FRAME_INDEX and one of EMBEDDING and FEATURES in, FACE and AUDIO out, for any avatar."""
+
+    def __init__(self, packs: PackCache) -> None:
+        self._packs = packs
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> AvatarFrames:
+        """With packs from the operator's folder, none open yet."""
+        return cls(PackCache(settings.avatars_folder, settings.pack_cache_bytes))
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Answers one request; a `RequestError` says what is wrong with it."""
+        frame_index = check_frame_index(inputs[FRAME_INDEX.name])
+        pack = self._packs.get(parse_avatar(inputs[AVATAR.name]))
+        audio = _network_input(inputs, frame_index.size, pack.manifest.audio_shape)
+        return {FACE.name: gather_faces(pack, template_frames(frame_index, pack.frames)), AUDIO.name: audio}
+
+
+def gather_faces(pack: AvatarPack, template: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """What the network sees of each template frame [B]: uint8 [B, 3, S, S], RGB, planar."""
+    inner, size_px = pack.family.inner, pack.family.network_px
+    faces = np.empty((len(template), 3, size_px, size_px), np.uint8)
+    # Frame by frame, not one fancy index: that would copy the crops once more.
+    for face, frame in zip(faces, template, strict=True):
+        face[:] = pack.crops[frame, inner, inner].transpose(2, 0, 1)
+    return faces
+
+
+def _network_input(
+    inputs: Mapping[str, NDArray[Any]], frames: int, shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """The network's audio input [B, *shape] from whichever of EMBEDDING and FEATURES came."""
+    if (EMBEDDING.name in inputs) == (FEATURES.name in inputs):
+        came = "both" if EMBEDDING.name in inputs else "none"
+        raise TensorError(f"EMBEDDING and FEATURES: {came} came; exactly one of them is wanted")
+    if FEATURES.name in inputs:
+        return check_audio(inputs[FEATURES.name], frames, shape)
+    return network_audio(_check_embedding(inputs[EMBEDDING.name], frames), shape)
+
+
+def _check_embedding(tensor: NDArray[Any], frames: int) -> NDArray[np.float32]:
+    wanted = (window_count(frames), EMBEDDING_SIZE)
+    if tensor.shape != wanted:
+        raise TensorError(
+            f"EMBEDDING has shape {list(tensor.shape)}; {list(wanted)} is wanted for {frames} frames"
+        )
+    if not np.isfinite(tensor).all():
+        raise TensorError("EMBEDDING holds NaN or infinity; finite numbers are wanted")
+    return tensor

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from compositor_backend.contract import parse_avatar
+from compositor_backend.errors import PackError, SettingsError, TensorError
+from tests.support import pb_utils
+from tests.support.pb_utils import Logger, Request
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@pytest.fixture
+def triton() -> ModuleType:
+    Logger.errors.clear()
+    return pb_utils.import_bridge()
+
+
+def double(inputs: Arrays) -> Arrays:
+    if (inputs["X"] < 0).any():
+        raise TensorError("X holds -1; numbers from 0 are wanted")
+    return {"Y": inputs["X"] * 2, "Z": inputs["X"].T}
+
+
+def make_request(*values: float, outputs: tuple[str, ...] = ("Y",)) -> Request:
+    return Request({"X": np.array(values)}, outputs)
+
+
+def fail_with(error: Exception) -> Any:
+    def handle(inputs: Arrays) -> Arrays:
+        raise error
+
+    return handle
+
+
+def test_each_request_gets_its_own_answer_in_order(triton: ModuleType) -> None:
+    responses = triton.serve([make_request(n, n + 1) for n in range(5)], double)
+    assert [response.arrays["Y"].tolist() for response in responses] == [[2 * n, 2 * n + 2] for n in range(5)]
+
+
+def test_no_request_no_response(triton: ModuleType) -> None:
+    assert triton.serve([], double) == []
+
+
+@pytest.mark.parametrize("outputs", [(), ("Y",), ("Z",), ("Z", "Y")])
+def test_only_what_is_asked_for_is_sent(triton: ModuleType, outputs: tuple[str, ...]) -> None:
+    (response,) = triton.serve([make_request(1, outputs=outputs)], double)
+    assert tuple(response.arrays) == outputs
+
+
+def test_a_bad_request_fails_alone_with_its_sentence(triton: ModuleType) -> None:
+    good, bad, other = triton.serve([make_request(1), make_request(-1), make_request(3)], double)
+    assert good.arrays["Y"].tolist() == [2]
+    assert other.arrays["Y"].tolist() == [6]
+    assert bad.error.message() == "X holds -1; numbers from 0 are wanted"
+    assert bad.error.code() == pb_utils.TritonError.INVALID_ARG
+    assert not bad.output_tensors
+    assert not Logger.errors
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("secret"), PackError("/secret/folder is damaged"), SettingsError("secret"), OSError("secret")],
+)
+def test_a_fault_of_the_server_is_logged_whole_and_answered_with_its_id(
+    triton: ModuleType, error: Exception
+) -> None:
+    (response,) = triton.serve([make_request(1)], fail_with(error))
+    (logged,) = Logger.errors
+    message = response.error.message()
+    assert response.error.code() == pb_utils.TritonError.INTERNAL
+    assert "secret" not in message
+    assert "\n" not in message
+    assert type(error).__name__ in logged
+    assert "secret" in logged
+    assert "in handle" in logged  # the traceback, not only the text
+    fault_id = message.split()[-1].rstrip(".")
+    assert f"fault {fault_id}:" in logged
+
+
+def test_two_faults_have_two_ids(triton: ModuleType) -> None:
+    first, second = triton.serve([make_request(1), make_request(1)], fail_with(ValueError()))
+    assert first.error.message() != second.error.message()
+    assert len(Logger.errors) == 2
+
+
+def test_an_output_that_the_handler_lacks_is_a_fault_of_that_request_alone(triton: ModuleType) -> None:
+    bad, good = triton.serve([make_request(1, outputs=("W",)), make_request(1)], double)
+    assert bad.error.code() == pb_utils.TritonError.INTERNAL
+    assert good.arrays["Y"].tolist() == [2]
+
+
+def test_an_array_that_is_not_contiguous_is_sent_whole(triton: ModuleType) -> None:
+    matrix = np.arange(6).reshape(2, 3)
+    (response,) = triton.serve([Request({"X": matrix}, ("Z",))], double)
+    np.testing.assert_array_equal(response.arrays["Z"], matrix.T)
+
+
+def test_an_avatar_id_that_is_not_utf_8_reaches_the_check_as_bytes(triton: ModuleType) -> None:
+    avatar = np.array([b"\xff\xfe"], object)
+    (response,) = triton.serve(
+        [Request({"AVATAR": avatar}, ("ID",))], lambda inputs: {"ID": parse_avatar(inputs["AVATAR"])}
+    )
+    assert response.error.message() == r"AVATAR b'\xff\xfe' is not UTF-8"
+
+
+def test_bytes_keep_their_trailing_zeros(triton: ModuleType) -> None:
+    jpeg = np.empty(1, object)
+    jpeg[0] = b"\xff\xd8\0\0"
+    (response,) = triton.serve([Request({}, ("JPEG",))], lambda inputs: {"JPEG": jpeg})
+    assert response.arrays["JPEG"][0] == b"\xff\xd8\0\0"
+
+
+def test_settings_come_from_the_environment_and_the_models_config(
+    triton: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIPSTREAM_PACK_CACHE_MIB", "3")
+    monkeypatch.delenv("LIPSTREAM_AVATARS", raising=False)
+    config = {"name": "compositor", "parameters": {"avatars_folder": {"string_value": "/data"}}}
+    args = {"model_config": json.dumps(config), "model_repository": "/srv/model_repository/compositor"}
+    settings = triton.model_settings(args)
+    assert settings.avatars_folder == Path("/data")
+    assert settings.pack_cache_bytes == 3 * 1024 * 1024
+
+
+def test_a_config_without_parameters_gives_the_defaults(
+    triton: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LIPSTREAM_PACK_CACHE_MIB", raising=False)
+    monkeypatch.delenv("LIPSTREAM_AVATARS", raising=False)
+    args = {"model_config": "{}", "model_repository": "/srv/model_repository/compositor"}
+    assert triton.model_settings(args).avatars_folder == Path("/srv/avatars")
