@@ -1,7 +1,7 @@
 """`avatar.json`: what an avatar pack is, read strictly.
 
-A manifest is small and trusted by everything that opens a pack, so nothing in it is guessed: a missing field, a field
-too many, a wrong type or a value out of range is a `PackError` with one sentence that names file and field.
+Everything that opens a pack trusts its manifest, so nothing in it is guessed: a missing field, a field too
+many, a wrong type or a value out of range is a `PackError` with one sentence that names file and field.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import Any
 
 from compositor_backend.contract import AVATAR_ID_PATTERN, FRAME_RATE_HZ, LIPSYNC_PREFIX
 from compositor_backend.errors import PackError
+from compositor_backend.geometry import FAMILIES, MCU_SIZES_PX
 
 MANIFEST_NAME = "avatar.json"
 FORMAT = 1
-FAMILIES = ("328", "160")
 BLENDS = ("hard", "feather")
-SUBSAMPLINGS = ("420", "422", "444")
 PACK_FILES = (
     "crops",
     "rects",
@@ -43,7 +42,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One ``.npy`` file of a pack: size in bytes, SHA-256 (hex), numpy dtype name and shape of the array in it."""
+    """One ``.npy`` file of a pack: its size in bytes and SHA-256 (hex), its array's dtype name and shape."""
 
     bytes: int
     sha256: str
@@ -56,9 +55,10 @@ class Manifest:
     """The content of ``avatar.json``.
 
     `width` and `height` are those of the frames in px, `frames` their number, `fps` always 25.
-    `family` is the network's ("328" or "160"), `audio_shape` the shape of its audio input without the batch dimension,
-    `audio_mode` that input's name ("ave", "hubert", "wenet"), `encoder` the short name of the audio encoder (None where
-    features come from the client), `network` the Triton model, `network_key` what its AVATAR_KEY output must be.
+    `family` is the network's ("328" or "160"), `audio_mode` the name of its audio input ("ave", "hubert",
+    "wenet"), `audio_shape` that input's shape without the batch dimension, `encoder` the short name of the
+    audio encoder (None where features come from the client), `network` the Triton model, `network_key` what
+    its AVATAR_KEY output must be.
     `quality` (1 to 100), `subsampling` ("420", "422", "444") and `restart_interval` (MCUs) are the JPEG's.
     `files` maps the names in `PACK_FILES` to what lies on disk.
     """
@@ -129,14 +129,14 @@ class _Reader:
             width=self.integer("width", 1, MAX_SIDE_PX),
             height=self.integer("height", 1, MAX_SIDE_PX),
             frames=self.integer("frames", 1, 2**31 - 1),
-            family=self.choice("family", FAMILIES),
+            family=self.choice("family", tuple(FAMILIES)),
             audio_mode=self.text("audio_mode"),
             audio_shape=self.shape("audio_shape"),
             encoder=None if self._get("encoder") is None else self.name("encoder"),
             network=self._network(),
             network_key=self.integer("network_key", -(2**63), 2**63 - 1),
             quality=self.integer("quality", 1, 100),
-            subsampling=self.choice("subsampling", SUBSAMPLINGS),
+            subsampling=self.choice("subsampling", tuple(MCU_SIZES_PX)),
             restart_interval=self.integer("restart_interval", 1, MAX_INTERVAL),
             blend=self.choice("blend", BLENDS),
             created_by=self.text("created_by"),

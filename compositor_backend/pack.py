@@ -1,0 +1,299 @@
+"""The avatar pack: everything about an avatar that does not depend on speech, mapped from disk.
+
+A pack is the folder ``avatar_<id>`` with a manifest (`compositor_backend.manifest`) and plain ``.npy`` files:
+
+==============  ================  ====================================================================
+file            dtype, shape      content
+==============  ================  ====================================================================
+crops           u8 [N,C,C,3]      face box resized to the family's crop, RGB
+rects           i32 [N,4]         face box x1, y1, x2, y2
+scan_data       u8 [·]            entropy-coded data of the frames' JPEGs, markers (RST, EOI) included
+scan_offsets    i64 [N,S+1]       where each segment starts in it, and where the last one's marker ends
+region_data     u8 [·]            the frame's own pixels in its region, RGB, one frame after the other
+region_boxes    i32 [N,4]         the region: the face box grown to whole segments
+jpeg_header     u8 [·]            SOI … SOS of every frame
+==============  ================  ====================================================================
+
+The files are mapped, so processes share them in the page cache. They must never be changed in place: an
+importer writes a new folder and renames it over the old one; whoever has the old files mapped keeps them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compositor_backend.contract import avatar_ensemble_name
+from compositor_backend.errors import PackError, UnknownAvatarError
+from compositor_backend.geometry import FAMILIES, Region, SegmentGrid, check_box
+from compositor_backend.jpeg import Header, JpegSettings, encode, marker_codes, read_header
+from compositor_backend.manifest import MANIFEST_NAME, FileEntry, Manifest
+
+_HASH_BLOCK_BYTES = 1 << 20
+
+
+class AvatarPack:
+    """An open pack; every array is read-only and mapped from disk.
+
+    Opening checks all that indexes into the mapped data, so damage can spoil pixels but never read out of
+    bounds; `verify` reads everything. `PackError` says what is wrong.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = Manifest.load(folder)
+        self.family = FAMILIES[self.manifest.family]
+        self.nbytes = sum(entry.bytes for entry in self.manifest.files.values())
+        self.jpeg_settings = JpegSettings(
+            self.manifest.quality, self.manifest.subsampling, self.manifest.restart_interval
+        )
+        self.grid = SegmentGrid(
+            self.manifest.width,
+            self.manifest.height,
+            self.manifest.subsampling,
+            self.manifest.restart_interval,
+        )
+        self._map_files()
+
+    def _map_files(self) -> None:
+        frames, crop_px = self.manifest.frames, self.family.crop_px
+        self.crops: NDArray[np.uint8] = self._map("crops", np.uint8, (frames, crop_px, crop_px, 3))
+        self.rects: NDArray[np.int32] = self._map("rects", np.int32, (frames, 4))
+        self.scan_offsets: NDArray[np.int64] = self._map(
+            "scan_offsets", np.int64, (frames, self.grid.segments + 1)
+        )
+        self.scan: memoryview = self._map("scan_data", np.uint8, (None,)).data
+        self.header = self._checked_header()
+        self.regions = self._checked_regions()
+        self._region_data: NDArray[np.uint8] = self._map("region_data", np.uint8, (None,))
+        self._region_starts = self._checked_region_starts()
+        self._check_offsets()
+
+    @property
+    def frames(self) -> int:
+        """Number of template frames."""
+        return self.manifest.frames
+
+    def region_pixels(self, frame: int) -> NDArray[np.uint8]:
+        """The frame's own pixels in its region, uint8 [H,W,3] RGB, read-only."""
+        region = self.regions[frame]
+        start, stop = self._region_starts[frame], self._region_starts[frame + 1]
+        return self._region_data[start:stop].reshape(region.height, region.width, 3)
+
+    def frame_jpeg(self, frame: int) -> bytes:
+        """The frame as it was imported, mouth and all."""
+        offsets = self.scan_offsets[frame]
+        return self.header.data + self.scan[offsets[0] : offsets[-1]]
+
+    def verify(self) -> None:
+        """Read every file and compare it with its checksum, and every marker with its place; slow."""
+        for name, entry in self.manifest.files.items():
+            if file_sha256(self._path(name)) != entry.sha256:
+                raise PackError(f"{self._path(name)} is damaged: its SHA-256 is not the manifest's")
+        segments = self.grid.segments
+        expected = marker_codes(0, segments, segments)
+        data = np.frombuffer(self.scan, np.uint8)
+        for frame, offsets in enumerate(self.scan_offsets):
+            ends = offsets[1:]
+            if (data[ends - 2] != 0xFF).any() or (data[ends - 1] != expected).any():
+                raise PackError(f"{self._path('scan_data')}: frame {frame} is not cut at its restart markers")
+
+    def close(self) -> None:
+        """Let go of the mapped files; they are unmapped once no array made from them is in use."""
+        empty = np.empty(0, np.uint8)
+        self.crops = self._region_data = empty
+        self.rects = np.empty((0, 4), np.int32)
+        self.scan_offsets = np.empty((0, 0), np.int64)
+        self.scan = memoryview(b"")
+        self.regions = []
+
+    def __enter__(self) -> AvatarPack:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+    def _map(self, name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
+        """A file's array, mapped, if dtype and shape (None: any length) and size on disk are as wanted."""
+        path, entry = self._path(name), self.manifest.files[name]
+        array = _map_array(path, entry)
+        fits = array.ndim == len(shape) and all(
+            want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+        )
+        if array.dtype != dtype or not fits:
+            wanted = ["·" if n is None else n for n in shape]
+            raise PackError(
+                f"{path} holds {array.dtype} {list(array.shape)}; {np.dtype(dtype)} {wanted} is wanted"
+            )
+        return array
+
+    def _checked_regions(self) -> list[Region]:
+        """Each frame's region by its face box, which must be what the file says."""
+        boxes = self._map("region_boxes", np.int32, (self.manifest.frames, 4)).tolist()
+        regions = []
+        for frame, (rect, box) in enumerate(zip(self.rects.tolist(), boxes, strict=True)):
+            try:
+                region = self.grid.region(check_box(tuple(rect), self.grid.width, self.grid.height))
+            except PackError as error:
+                raise PackError(f"{self._path('rects')}, frame {frame}: {error}") from error
+            if list(region.box) != box:
+                raise PackError(f"{self._path('region_boxes')}, frame {frame}: {box} is not {region.box}")
+            regions.append(region)
+        return regions
+
+    def _checked_region_starts(self) -> list[int]:
+        sizes = [region.width * region.height * 3 for region in self.regions]
+        starts: list[int] = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+        if starts[-1] != self._region_data.size:
+            raise PackError(
+                f"{self._path('region_data')} holds {self._region_data.size} bytes; {starts[-1]} are wanted"
+            )
+        return starts
+
+    def _checked_header(self) -> Header:
+        """The frames' JPEG header, with the frames' size and the tables that the encoder at hand writes."""
+        path = self._path("jpeg_header")
+        try:
+            header = read_header(self._map("jpeg_header", np.uint8, (None,)).tobytes())
+        except PackError as error:
+            raise PackError(f"{path}: {error}") from error
+        if (header.width, header.height) != (self.grid.width, self.grid.height):
+            raise PackError(
+                f"{path} is of frames of {header.width}x{header.height} px; "
+                f"{self.grid.width}x{self.grid.height} is wanted"
+            )
+        if not header.same_tables(encode(np.zeros((1, 1, 3), np.uint8), self.jpeg_settings)):
+            raise PackError(f"{path} has other tables or settings than this encoder; import the avatar again")
+        return header
+
+    def _check_offsets(self) -> None:
+        """Segments follow each other and lie inside the data, so no slice taken by them can be wrong."""
+        offsets = self.scan_offsets
+        inside = offsets[:, 0].min() >= 0 and offsets[:, -1].max() <= len(self.scan)
+        # One comparison of neighbours: a difference could overflow where the numbers are damaged.
+        if not inside or not (offsets[:, :-1] < offsets[:, 1:]).all():
+            raise PackError(
+                f"{self._path('scan_offsets')} falls or leaves the {len(self.scan)} bytes of data"
+            )
+
+
+def _map_array(path: Path, entry: FileEntry) -> NDArray[Any]:
+    """The array in a ``.npy`` file, mapped read-only; `PackError` if it is not what the entry says."""
+    try:
+        size = path.stat().st_size
+        if size != entry.bytes:
+            raise PackError(f"{path} is {size} bytes long; {entry.bytes} are wanted")
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, TypeError, EOFError, SyntaxError) as error:
+        raise PackError(f"{path} cannot be opened: {error}") from error
+    if array.dtype.name != entry.dtype or array.shape != entry.shape or not array.flags.c_contiguous:
+        raise PackError(
+            f"{path} holds {array.dtype.name} {list(array.shape)}; "
+            f"its manifest says {entry.dtype} {list(entry.shape)}"
+        )
+    # A memmap runs Python code at every slice; a plain array on the same memory does not.
+    return np.asarray(array)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file as hexadecimal digits; `PackError` if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_HASH_BLOCK_BYTES):
+                digest.update(block)
+    except OSError as error:
+        raise PackError(f"{path} cannot be read: {error}") from error
+    return digest.hexdigest()
+
+
+_Identity = tuple[int, int, int, int]
+
+
+class PackCache:
+    """The open packs of one process: at most `budget_bytes` of them, the least recently used goes first.
+
+    An evicted pack lives on while somebody holds it. The last one opened stays even if it exceeds the budget
+    alone. Safe to use from several threads.
+    """
+
+    def __init__(self, avatars_folder: Path, budget_bytes: int) -> None:
+        self._folder = avatars_folder
+        self._budget_bytes = budget_bytes
+        self._lock = threading.Lock()
+        self._packs: OrderedDict[str, tuple[_Identity, AvatarPack]] = OrderedDict()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of file that the open packs map."""
+        with self._lock:
+            return self._mapped_bytes()
+
+    def get(self, avatar_id: str) -> AvatarPack:
+        """The avatar's pack, opened if it is not; opened anew if the avatar was imported again.
+
+        `AvatarIdError` if `avatar_id` is none, `UnknownAvatarError` if there is no such avatar, `PackError` if
+        its pack is damaged.
+        """
+        folder = self._folder / avatar_ensemble_name(avatar_id)
+        with self._lock:
+            identity = self._identity(avatar_id, folder)
+            known, pack = self._packs.get(avatar_id, (None, None))
+            if pack is None or known != identity:
+                self._packs.pop(avatar_id, None)
+                identity, pack = self._open(avatar_id, folder, identity)
+                self._packs[avatar_id] = identity, pack
+                self._evict()
+            self._packs.move_to_end(avatar_id)
+            return pack
+
+    def _open(self, avatar_id: str, folder: Path, identity: _Identity) -> tuple[_Identity, AvatarPack]:
+        """The pack, all of one import: if the folder is exchanged while it is being opened, once more."""
+        while True:
+            try:
+                pack = AvatarPack(folder)
+            except PackError:
+                after = self._identity(avatar_id, folder)
+                if after == identity:
+                    raise
+            else:
+                after = self._identity(avatar_id, folder)
+                if after == identity:
+                    break
+            identity = after
+        if pack.manifest.id != avatar_id:
+            raise PackError(
+                f"{folder / MANIFEST_NAME} is of the avatar {pack.manifest.id!r}, not {avatar_id!r}"
+            )
+        return identity, pack
+
+    def _identity(self, avatar_id: str, folder: Path) -> _Identity:
+        """What changes when an avatar is imported again."""
+        path = folder / MANIFEST_NAME
+        try:
+            found = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            self._packs.pop(avatar_id, None)
+            raise UnknownAvatarError(f"AVATAR {avatar_id!r} is not on this server") from None
+        except OSError as error:
+            raise PackError(f"{path} cannot be read: {error}") from error
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+    def _evict(self) -> None:
+        while len(self._packs) > 1 and self._mapped_bytes() > self._budget_bytes:
+            self._packs.popitem(last=False)
+
+    def _mapped_bytes(self) -> int:
+        return sum(pack.nbytes for _, pack in self._packs.values())

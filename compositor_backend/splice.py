@@ -1,0 +1,79 @@
+"""Exchanges the segments of a region in a frame's JPEG for newly encoded ones.
+
+Entropy-coded data is kept with its markers: each segment is followed by the two bytes of its restart
+marker, the last one by EOI. So header and scan make a whole JPEG, a run of unchanged segments is one slice
+of bytes, and all that changes in a region's segments is the number in each marker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compositor_backend.errors import PackError
+from compositor_backend.geometry import Region, SegmentGrid
+from compositor_backend.jpeg import MARKER_BYTES, Header, marker_codes, marker_offsets
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """How a region lies in its frame; the same for all frames with their face in the same segments.
+
+    `kept` [2(rows+1)]: first and one-past-last segment of each run that stays, in turn.
+    `codes` [rows*columns]: second bytes of the markers after the region's segments.
+    """
+
+    kept: NDArray[np.intp]
+    codes: NDArray[np.uint8]
+
+
+@lru_cache(maxsize=4096)
+def _plan(grid: SegmentGrid, region: Region) -> _Plan:
+    starts = (region.row + np.arange(region.rows)) * grid.columns + region.column
+    stops = starts + region.columns
+    kept = np.concatenate([[0], np.stack([starts, stops], axis=1).ravel(), [grid.segments]])
+    codes = [marker_codes(int(start), region.columns, grid.segments) for start in starts]
+    return _Plan(kept, np.concatenate(codes))
+
+
+def splice(
+    header: Header,
+    grid: SegmentGrid,
+    scan: memoryview,
+    offsets: NDArray[np.int64],
+    region: Region,
+    region_jpeg: bytes,
+) -> bytes:
+    """The frame's JPEG with the segments of `region` taken from `region_jpeg`.
+
+    `scan` holds the frame's entropy-coded data with markers, `offsets` [segments+1] where each segment
+    starts in it and where the last one's marker ends. `region_jpeg` is the region encoded as an image of its
+    own with the settings of the frame; `PackError` if its tables or its number of segments differ from what
+    the frame has.
+    """
+    if not header.same_tables(region_jpeg):
+        raise PackError("the pack's JPEG tables are not this encoder's; import the avatar again")
+    plan = _plan(grid, region)
+    fresh = np.frombuffer(region_jpeg, np.uint8)[len(header.data) :].copy()
+    markers = marker_offsets(fresh)
+    if markers.size != plan.codes.size:
+        raise PackError(f"a region has {markers.size} JPEG segments; {plan.codes.size} are wanted")
+    fresh[markers + 1] = plan.codes
+    return _join(header, scan, offsets[plan.kept].tolist(), fresh.data, _row_ends(markers, region.columns))
+
+
+def _row_ends(markers: NDArray[np.intp], columns: int) -> list[int]:
+    ends: list[int] = (markers[columns - 1 :: columns] + MARKER_BYTES).tolist()
+    return ends
+
+
+def _join(header: Header, scan: memoryview, kept: list[int], fresh: memoryview, row_ends: list[int]) -> bytes:
+    pieces: list[bytes | memoryview] = [header.data, scan[kept[0] : kept[1]]]
+    start = 0
+    for row, end in enumerate(row_ends, 1):
+        pieces += (fresh[start:end], scan[kept[2 * row] : kept[2 * row + 1]])
+        start = end
+    return b"".join(pieces)
