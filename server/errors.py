@@ -1,0 +1,26 @@
+"""Errors of the server room.
+
+LipstreamError
+└── ServerError            base of this room's
+    ├── InstallationError  something that Triton needs is not installed on this machine
+    ├── StartError         Triton does not come up, or dies while it comes up
+    └── ModelLoadError     a model's config and its ONNX graph, or this machine, do not go together
+"""
+
+from compositor_backend.errors import LipstreamError
+
+
+class ServerError(LipstreamError):
+    """Base of this room's errors; its text is one sentence meant for a person."""
+
+
+class InstallationError(ServerError):
+    """Something that Triton needs is not installed; the text says what to install."""
+
+
+class StartError(ServerError):
+    """Triton does not come up; the text gives the reason that its log holds."""
+
+
+class ModelLoadError(ServerError):
+    """A model that Triton's own ONNX Runtime backend would refuse, or that this machine cannot run."""
