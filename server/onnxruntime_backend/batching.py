@@ -47,7 +47,7 @@ class Batcher:
         self._run = run
         self._batched = batched
         self._errors = errors
-        self._joint_errors = (RequestFailedError, *errors)
+        self._joint_errors: tuple[type[Exception], ...] = (RequestFailedError, *errors)
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer for each request."""

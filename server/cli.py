@@ -1,0 +1,201 @@
+"""``python -m server``: start Triton, and serve until a signal comes or a command ends."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from compositor_backend.errors import LipstreamError
+from server.errors import StartError
+from server.launcher import TritonServer
+from server.settings import (
+    DEFAULT_GRPC_PORT,
+    DEFAULT_HTTP_PORT,
+    DEFAULT_METRICS_PORT,
+    ROOT,
+    ServerSettings,
+)
+
+_EPILOG = """\
+After `--` may follow a command: it runs while Triton serves, with LIPSTREAM_URL (gRPC, host:port),
+LIPSTREAM_HTTP_URL and LIPSTREAM_METRICS_URL in its environment; when it ends Triton stops, and its
+exit status is the launcher's. Without a command Triton serves until Ctrl-C or SIGTERM.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; the exit status is 0, 1 for a failure, or that of the command after ``--``."""
+    options, command = parse(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _serve(settings_from(options), command, hints=options.hints)
+    except LipstreamError as error:
+        print(f"server: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options, and the command that follows ``--``."""
+    own, command = list(arguments), []
+    if "--" in own:
+        at = own.index("--")
+        own, command = own[:at], own[at + 1 :]
+    return _parser().parse_args(own), command
+
+
+def settings_from(options: argparse.Namespace) -> ServerSettings:
+    """The settings that the options stand for."""
+    return ServerSettings(
+        model_repositories=tuple(options.model_repository or (ROOT / "model_repository",)),
+        avatars=options.avatars,
+        load=tuple(options.load),
+        load_all=options.load_all,
+        host=options.host,
+        grpc_port=options.grpc_port,
+        http_port=options.http_port,
+        metrics_port=options.metrics_port,
+        gpu=options.gpu,
+        gpu_slots=options.gpu_slots,
+        log=options.log,
+        verbose=options.verbose,
+        start_timeout_s=options.start_timeout,
+        triton_options=tuple(options.triton_option),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m server",
+        description="Serve avatars from the Triton of the nvidia-pytriton wheel.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_models(parser)
+    _add_addresses(parser)
+    parser.add_argument("--gpu", action="store_true", help="keep the production configs (GPU)")
+    parser.add_argument(
+        "--gpu-slots",
+        type=int,
+        default=8,
+        metavar="N",
+        help="executions at a time on the GPU, of all avatars (8)",
+    )
+    parser.add_argument(
+        "--log", type=Path, metavar="FILE", help="Triton's log (kept only if the start fails)"
+    )
+    parser.add_argument("--verbose", type=int, default=0, metavar="N", help="Triton's verbosity (0)")
+    parser.add_argument(
+        "--start-timeout", type=float, default=120.0, metavar="S", help="seconds to wait until ready (120)"
+    )
+    parser.add_argument(
+        "--triton-option",
+        action="append",
+        default=[],
+        metavar="--FLAG=VALUE",
+        help="passed to tritonserver as it is",
+    )
+    parser.add_argument("--hints", action="store_true", help="print three lines that talk to the server")
+    return parser
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--avatars",
+        type=Path,
+        default=Path("avatars"),
+        metavar="DIR",
+        help="the avatars' repository (avatars)",
+    )
+    parser.add_argument(
+        "--model-repository",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="what all avatars share; may be repeated (model_repository)",
+    )
+    loads = parser.add_mutually_exclusive_group()
+    loads.add_argument(
+        "--load", nargs="+", action="extend", default=[], metavar="ID", help="avatars to load at the start"
+    )
+    loads.add_argument("--load-all", action="store_true", help="load every avatar at the start")
+
+
+def _add_addresses(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (127.0.0.1)"
+    )
+    ports = (
+        ("--grpc-port", DEFAULT_GRPC_PORT),
+        ("--http-port", DEFAULT_HTTP_PORT),
+        ("--metrics-port", DEFAULT_METRICS_PORT),
+    )
+    for name, default in ports:
+        parser.add_argument(
+            name, type=int, default=default, metavar="N", help=f"{default}; 0 for any free one"
+        )
+
+
+def _serve(settings: ServerSettings, command: Sequence[str], *, hints: bool) -> int:
+    with TritonServer(settings) as triton:
+        _print_addresses(triton)
+        if hints:
+            _print_hints(triton)
+        try:
+            if command:
+                return _run(command, triton)
+            triton.wait()
+        finally:
+            # Stopping takes its time, but not for ever: it is not to be interrupted.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return 0
+
+
+def _run(command: Sequence[str], triton: TritonServer) -> int:
+    environment = {
+        **os.environ,
+        "LIPSTREAM_URL": triton.grpc_url,
+        "LIPSTREAM_HTTP_URL": triton.http_url,
+        "LIPSTREAM_METRICS_URL": triton.metrics_url,
+    }
+    try:
+        process = subprocess.Popen(command, env=environment)
+    except OSError as error:
+        raise StartError(f"{command[0]} cannot be run: {error.strerror}") from error
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
+    return status if status >= 0 else 128 - status
+
+
+def _print_addresses(triton: TritonServer) -> None:
+    print(f"gRPC     {triton.grpc_url}")
+    print(f"HTTP     {triton.http_url}")
+    print(f"metrics  {triton.metrics_url}", flush=True)
+
+
+def _print_hints(triton: TritonServer) -> None:
+    avatar = (*triton.settings.load, "AVATAR")[0]
+    speech = "export/demo/speech/hello.flac"
+    print("\nTalk to it:")
+    print(
+        f"  python -m client speak --url {triton.grpc_url} --avatar {avatar} --audio {speech} "
+        "--out out/frames --mp4 out/speech.mp4"
+    )
+    print(f"  python -m client avatars --url {triton.grpc_url}")
+    print(f"  curl --fail {triton.http_url}/v2/health/ready && echo ready", flush=True)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,121 @@
+"""The backend folder, command line and environment of tritonserver."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.installation import STUB, Installation
+from server.settings import ROOT, ServerSettings
+
+BACKENDS = Path(__file__).resolve().parent / "backends"
+"""Our own Python-based backends."""
+STUB_TIMEOUT_S = 120
+"""A stub imports onnxruntime while others do: longer than Triton's 30 s where the machine is small."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The three ports, none of them 0."""
+
+    grpc: int
+    http: int
+    metrics: int
+
+
+def lay_out_backends(installation: Installation, folder: Path) -> None:
+    """Fill `folder` with Triton's Python backend, the stub of this interpreter, and our own backends."""
+    python = folder / "python"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(installation.python_backend, python, ignore=ignored)
+    stub = python / STUB
+    shutil.copyfile(installation.stub, stub)
+    stub.chmod(0o755)
+    for backend in BACKENDS.iterdir():
+        shutil.copytree(backend, folder / backend.name, ignore=ignored)
+
+
+def triton_command(
+    settings: ServerSettings,
+    installation: Installation,
+    backends: Path,
+    ports: Ports,
+    models: Sequence[str],
+    shm_prefix: str,
+) -> list[str]:
+    """The command line of tritonserver.
+
+    `models` are loaded at the start; `shm_prefix` begins the names of its segments in ``/dev/shm``.
+    """
+    repositories = [*settings.model_repositories, *([settings.avatars] if settings.avatars else [])]
+    return [
+        str(installation.binary),
+        *(f"--model-repository={path.resolve()}" for path in repositories),
+        f"--backend-directory={backends}",
+        # Who decides which avatars are loaded is the client side, over gRPC.
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in models),
+        # Every config is written out in full; completing one costs a Python process and 1.2 s for each load.
+        "--disable-auto-complete-config",
+        *([] if settings.gpu else ["--model-config-name=embedded", "--pinned-memory-pool-byte-size=0"]),
+        f"--allow-gpu-metrics={'true' if settings.gpu else 'false'}",
+        *_address_options(settings.host, ports),
+        *_keepalive_options(),
+        # At most so many executions at a time on the GPU, over the networks of all avatars.
+        "--rate-limit=execution_count",
+        f"--rate-limit-resource=gpu_slot:{settings.gpu_slots}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        f"--backend-config=python,stub-timeout-seconds={STUB_TIMEOUT_S}",
+        f"--exit-timeout-secs={max(1, int(settings.stop_timeout_s) - 5)}",
+        f"--log-verbose={settings.verbose}",
+        *settings.triton_options,
+    ]
+
+
+def triton_environment(
+    settings: ServerSettings, installation: Installation, environment: Mapping[str, str]
+) -> dict[str, str]:
+    """`environment` with what tritonserver and its Python stubs need on top."""
+    result = dict(environment)
+    _prepend(result, "LD_LIBRARY_PATH", *installation.library_folders)
+    # The stubs take their packages from the first python3 in PATH, and our rooms from PYTHONPATH.
+    _prepend(result, "PATH", Path(sys.executable).parent)
+    _prepend(result, "PYTHONPATH", ROOT)
+    if settings.avatars is not None:
+        result["LIPSTREAM_AVATARS"] = str(settings.avatars.resolve())
+    # There is a process for each instance: more threads in each only get in each other's way.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        result.setdefault(name, "1")
+    return result
+
+
+def _address_options(host: str, ports: Ports) -> list[str]:
+    return [
+        f"--grpc-address={host}",
+        f"--grpc-port={ports.grpc}",
+        f"--http-address={host}",
+        f"--http-port={ports.http}",
+        f"--metrics-address={host}",
+        f"--metrics-port={ports.metrics}",
+    ]
+
+
+def _keepalive_options() -> list[str]:
+    """Clients ping every 10 s, calls or none; a client that is gone is noticed within 30 s."""
+    return [
+        "--grpc-http2-min-recv-ping-interval-without-data=5000",
+        "--grpc-http2-max-pings-without-data=0",
+        "--grpc-http2-max-ping-strikes=5",
+        "--grpc-keepalive-permit-without-calls=1",
+        "--grpc-keepalive-time=20000",
+        "--grpc-keepalive-timeout=10000",
+    ]
+
+
+def _prepend(environment: dict[str, str], name: str, *folders: Path) -> None:
+    before = [environment[name]] if environment.get(name) else []
+    environment[name] = os.pathsep.join([*map(str, folders), *before])

@@ -1,0 +1,215 @@
+"""Starts Triton, waits until it is ready, and stops it without a trace."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from server.command import Ports, lay_out_backends, triton_command, triton_environment
+from server.errors import StartError
+from server.installation import find_installation
+from server.log_reason import find_reason
+from server.repositories import compile_models, models_to_load
+from server.settings import ServerSettings
+
+_log = logging.getLogger(__name__)
+_POLL_S = 0.05
+_PORT_ATTEMPTS = 3
+_PORT_OPTIONS = {"grpc": "--grpc-port", "http": "--http-port", "metrics": "--metrics-port"}
+
+
+class TritonServer:
+    """A running Triton; ready on entering the ``with`` block, gone on leaving it.
+
+    Raises `StartError`, `InstallationError`, `SettingsError` or `AvatarIdError` where it does not come
+    up. Should this process be killed, Triton stops by itself.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.models: tuple[str, ...] = ()
+        """Names of the models loaded at the start, those that they bring along left out."""
+        self.log_path = settings.log or Path(tempfile.gettempdir()) / f"lipstream-{secrets.token_hex(4)}.log"
+        self._keep_log = settings.log is not None
+        self._ports = Ports(0, 0, 0)
+        self._supervisor: subprocess.Popen[bytes] | None = None
+
+    @property
+    def grpc_url(self) -> str:
+        """``host:port`` of gRPC, as tritonclient wants it."""
+        return f"{self._reachable_host}:{self._ports.grpc}"
+
+    @property
+    def http_url(self) -> str:
+        """The address of HTTP."""
+        return f"http://{self._reachable_host}:{self._ports.http}"
+
+    @property
+    def metrics_url(self) -> str:
+        """The address of the Prometheus metrics."""
+        return f"http://{self._reachable_host}:{self._ports.metrics}/metrics"
+
+    def __enter__(self) -> TritonServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start Triton and return when the models asked for are ready."""
+        self.models = tuple(models_to_load(self.settings))
+        for repository in self.settings.model_repositories:
+            compile_models(repository)
+        for attempts_left in reversed(range(_PORT_ATTEMPTS)):
+            try:
+                self._start_once()
+                break
+            except StartError as error:
+                # Between choosing a free port and binding it another process may have taken it.
+                if attempts_left == 0 or "already in use" not in str(error) or not self._chose_ports:
+                    raise
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Return after `timeout_s`; raise `StartError` if Triton ends before that."""
+        assert self._supervisor is not None
+        with suppress(subprocess.TimeoutExpired):
+            status = self._supervisor.wait(timeout_s)
+            raise self._failure(f"Triton ended by itself with status {status}")
+
+    def stop(self) -> None:
+        """Stop Triton; safe to call again."""
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is None:
+            return
+        assert supervisor.stdin is not None
+        supervisor.stdin.close()
+        try:
+            supervisor.wait(self.settings.stop_timeout_s + 10)
+        except subprocess.TimeoutExpired:
+            _log.warning("the supervisor of Triton does not end; it is killed")
+            supervisor.kill()
+            supervisor.wait()
+        if not self._keep_log:
+            self.log_path.unlink(missing_ok=True)
+
+    @property
+    def _chose_ports(self) -> bool:
+        return 0 in (self.settings.grpc_port, self.settings.http_port, self.settings.metrics_port)
+
+    @property
+    def _reachable_host(self) -> str:
+        return "127.0.0.1" if self.settings.host in ("0.0.0.0", "") else self.settings.host
+
+    def _start_once(self) -> None:
+        installation = find_installation()
+        self._ports = choose_ports(self.settings)
+        with ExitStack() as on_failure:
+            run_folder = Path(tempfile.mkdtemp(prefix="lipstream-"))
+            on_failure.callback(shutil.rmtree, run_folder, ignore_errors=True)
+            lay_out_backends(installation, run_folder / "backends")
+            shm_prefix = f"lipstream_{os.getpid()}_{secrets.token_hex(4)}_"
+            command = triton_command(
+                self.settings, installation, run_folder / "backends", self._ports, self.models, shm_prefix
+            )
+            environment = triton_environment(self.settings, installation, os.environ)
+            on_failure.callback(self.stop)
+            self._supervisor = self._supervise(command, environment, run_folder, shm_prefix)
+            self._wait_until_ready()
+            on_failure.pop_all()
+
+    def _supervise(
+        self, command: list[str], environment: dict[str, str], run_folder: Path, shm_prefix: str
+    ) -> subprocess.Popen[bytes]:
+        supervisor = [sys.executable, "-m", "server.supervisor", f"--run-folder={run_folder}"]
+        supervisor += [f"--shm-prefix={shm_prefix}", f"--stop-timeout-s={self.settings.stop_timeout_s}", "--"]
+        with self._open_log() as log:
+            return subprocess.Popen(
+                [*supervisor, *command],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C in a terminal goes to all of its processes; Triton is to be stopped by us.
+                start_new_session=True,
+            )
+
+    def _open_log(self) -> IO[bytes]:
+        try:
+            self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            return self.log_path.open("wb")
+        except OSError as error:
+            raise StartError(f"the log {self.log_path} cannot be written: {error.strerror}") from error
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self.settings.start_timeout_s
+        paths = ["/v2/health/ready", *(f"/v2/models/{name}/ready" for name in self.models)]
+        while paths:
+            if self._answers(paths[0]):
+                del paths[0]
+                continue
+            if time.monotonic() > deadline:
+                raise self._failure(f"Triton is not ready after {self.settings.start_timeout_s:.0f} s")
+            assert self._supervisor is not None
+            with suppress(subprocess.TimeoutExpired):
+                self._supervisor.wait(_POLL_S)
+                raise self._failure("Triton did not start")
+
+    def _answers(self, path: str) -> bool:
+        connection = http.client.HTTPConnection(self._reachable_host, self._ports.http, timeout=5)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _failure(self, text: str) -> StartError:
+        """An error with the reason that the log gives; the log is kept from now on."""
+        self._keep_log = True
+        reason = find_reason(self.log_path.read_text(encoding="utf-8", errors="replace"))
+        return StartError(f"{text}: {reason or 'it gave no reason'} (log: {self.log_path})")
+
+
+def choose_ports(settings: ServerSettings) -> Ports:
+    """The settings' ports, any free ones for 0; `StartError` if one that is asked for is taken."""
+    wanted = {"grpc": settings.grpc_port, "http": settings.http_port, "metrics": settings.metrics_port}
+    with ExitStack() as held:
+        # Held until all three are chosen, so that no two are the same.
+        sockets = {
+            name: held.enter_context(_bind(settings.host, name, port)) for name, port in wanted.items()
+        }
+        return Ports(**{name: bound.getsockname()[1] for name, bound in sockets.items()})
+
+
+def _bind(host: str, name: str, port: int) -> socket.socket:
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # Connections of a server that has just ended do not keep a port.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise StartError(
+            f"port {port} of {host} cannot be used: {error.strerror}; "
+            f"choose another with {_PORT_OPTIONS[name]} (0 takes any free one)"
+        ) from error
+    return bound
