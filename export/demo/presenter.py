@@ -39,8 +39,10 @@ HEAD_PX = (640.0, 292.0)
 # The head rolls about the top of the neck.
 PIVOT_PX = 120.0
 MOUTH_PX = 46.0
-# Columns and rows of the body in the frame; outside there is only the studio.
-BODY_PX = (300, 60, 680, 660)
+# Where the body is in the frame, as x, y, width, height: head, then shoulders. Elsewhere there is only the studio.
+BODY_VIEWS_PX = ((494, 74, 292, 366), (310, 440, 660, 280))
+# What the mouth's drawing can reach round its origin: left, up, width, height.
+MOUTH_VIEW_PX = (-72, -50, 144, 106)
 
 # The inner mouth is dark or as grey as teeth; lips and skin are neither. Limits between 0 (lip) and 1 (inside).
 DARK_RED = (150.0, 95.0)
@@ -107,11 +109,12 @@ def _body(pose: Pose) -> str:
 @lru_cache(maxsize=4)
 def _bare_frame(index: int) -> NDArray[np.uint8]:
     """The template frame without a mouth: uint8 [720, 1280, 3]. Read only."""
-    left, top, width, height = BODY_PX
-    drawing = rasterize(_body(pose_at(index)), BODY_PX)
+    body = _body(pose_at(index))
     frame = studio.backdrop().copy()
-    patch = frame[top : top + height, left : left + width]
-    patch[...] = over(patch, drawing)
+    for view in BODY_VIEWS_PX:
+        left, top, width, height = view
+        patch = frame[top : top + height, left : left + width]
+        patch[...] = over(patch, rasterize(body, view))
     frame.flags.writeable = False
     return frame
 
@@ -134,11 +137,17 @@ def render_box(index: int, mouth: MouthShape = REST) -> NDArray[np.uint8]:
     x1, y1, _, _ = face_box(index)
     mouth_x, mouth_y = _mouth_in_head(pose)
     placed = f"{_head_transform(pose)} translate({mouth_x:.3f} {mouth_y:.3f})"
+    in_box_x, in_box_y = _mouth_in_box(index)
+    box = mouths.pull_jaw(skin, lip_opening(mouth), in_box_x, in_box_y).copy()
+    left, top = round(in_box_x) + MOUTH_VIEW_PX[0], round(in_box_y) + MOUTH_VIEW_PX[1]
+    _, _, width, height = MOUTH_VIEW_PX
     drawing = rasterize(
         f'{mouths.definitions()}<g transform="{placed}">{mouths.draw(mouth)}</g>',
-        (x1, y1, BOX_SIDE_PX, BOX_SIDE_PX),
+        (x1 + left, y1 + top, width, height),
     )
-    return over(mouths.pull_jaw(skin, lip_opening(mouth), *_mouth_in_box(index)), drawing)
+    patch = box[top : top + height, left : left + width]
+    patch[...] = over(patch, drawing)
+    return box
 
 
 def render_frame(index: int, mouth: MouthShape = REST) -> NDArray[np.uint8]:

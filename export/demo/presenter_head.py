@@ -35,13 +35,12 @@ SOFT_COLOURS = (
 )
 
 FACE = (
-    "M0 -168 C54 -168 90 -128 92 -68 C94 -26 91 6 86 34 C80 62 62 84 36 99 C22 107 10 109 0 109 "
-    "C-10 109 -22 107 -36 99 C-62 84 -80 62 -86 34 C-91 6 -94 -26 -92 -68 C-90 -128 -54 -168 0 -168 Z"
+    "M-20 -182 C54 -182 90 -128 92 -68 C94 -26 91 6 86 34 C80 62 62 84 36 99 C22 107 10 109 0 109 "
+    "C-10 109 -22 107 -36 99 C-62 84 -80 62 -86 34 C-91 6 -94 -26 -92 -68 C-90 -128 -64 -182 -20 -182 Z"
 )
 BACK_HAIR = (
-    "M0 -204 C76 -206 122 -152 124 -82 C126 -20 120 40 132 96 C138 128 128 152 104 158 C84 162 66 150 60 128 "
-    "C40 100 -40 100 -60 128 C-66 150 -84 162 -104 158 C-128 152 -138 128 -132 96 C-120 40 -126 -20 -124 -82 "
-    "C-122 -152 -76 -206 0 -204 Z"
+    "M0 -204 C76 -206 122 -152 124 -82 C126 -20 120 40 132 96 C138 128 128 152 104 158 C74 166 40 152 0 152 "
+    "C-40 152 -74 166 -104 158 C-128 152 -138 128 -132 96 C-120 40 -126 -20 -124 -82 C-122 -152 -76 -206 0 -204 Z"
 )
 # The parting is at (-34, -178); each front lock sweeps from it over the forehead and down the cheek.
 RIGHT_LOCK = (
@@ -121,10 +120,10 @@ def _skin_shading() -> str:
         + spot(0, 122, 74, 30, "b0664c", 0.5)
         + spot(0, -156, 130, 66, "8a4a38", 0.5)
         + spot(-22, -112, 66, 44, "fff0d8", 0.42)
-        + spot(-54, 2, 40, 34, "e88f7c", 0.42, -20)
-        + spot(56, 2, 40, 34, "e88f7c", 0.42, 20)
-        + spot(-50, -22, 34, 22, "fff0d8", 0.42, -18)
-        + spot(50, -22, 30, 20, "ffe2c4", 0.32, 18)
+        + spot(-55, 4, 46, 40, "e88f7c", 0.4, -20)
+        + spot(57, 4, 46, 40, "e88f7c", 0.4, 20)
+        + spot(-46, -24, 40, 28, "fff0d8", 0.36, -18)
+        + spot(48, -24, 38, 26, "ffe2c4", 0.3, 18)
         + spot(-4, 94, 26, 17, "ffe2c4", 0.42)
         + spot(0, 122, 1, 1, "b0664c", 0.01)
         + spot(96, 36, 12, 70, "bcd8ff", 0.42, 8)
@@ -150,7 +149,7 @@ def _nose() -> str:
 
 
 def _lash(x: float, y: float, dx: float, dy: float) -> str:
-    return line(f"M{x:.2f} {y:.2f} q{dx * 0.35:.2f} {dy * 0.15:.2f} {dx:.2f} {dy:.2f}", "2a1512", 1.25, 0.85)
+    return line(f"M{x:.2f} {y:.2f} q{dx * 0.35:.2f} {dy * 0.15:.2f} {dx:.2f} {dy:.2f}", "2a1512", 1.1, 0.8)
 
 
 def _upper_lid_y(share: float, lid: float) -> float:
@@ -160,9 +159,9 @@ def _upper_lid_y(share: float, lid: float) -> float:
 
 def _lashes(lid: float) -> str:
     strokes = []
-    for share in (-0.1, 0.15, 0.38, 0.58, 0.76, 0.92):
+    for share in (0.3, 0.55, 0.78, 0.95):
         x, y = 19.5 * share, _upper_lid_y(share, lid)
-        rise = -5.2 + 7.5 * lid
+        rise = -4.0 + 6.0 * lid
         strokes.append(_lash(x, y, 1.2 + 4.2 * max(0.0, share), rise * (0.7 + 0.3 * share)))
     return "".join(strokes)
 
@@ -200,7 +199,7 @@ def _eye(pose: Pose, side: int) -> str:
             0.5,
         )
         + line(f"M-18 2 {upper} l3 -1.8", "2a1512", 2.5, 0.92)
-        + line(f"M-19 2.5 {under[:-2]}", "a8604c", 1.1, 0.55)
+        + line(f"M20 -2 {under[:-2]}", "a8604c", 1.1, 0.55)
         + line("M-12 10.8 C-4 13.4 8 12.8 15 8.6", "c9785c", 1.4, 0.35)
     )
     return around + _lashes(pose.lid)
@@ -243,8 +242,8 @@ def face(pose: Pose) -> str:
     return (
         area(FACE, "url(#skin)")
         + f'<g clip-path="url(#face-clip)"><g transform="translate({slide_x:.2f} 0)">{_skin_shading()}</g>'
-        + spot(-104, -30, 44, 170, "5a2c24", 0.62)
-        + spot(104, -40, 46, 170, "5a2c24", 0.62)
+        + spot(-108, -30, 62, 190, "5a2c24", 0.6)
+        + spot(108, -40, 62, 190, "5a2c24", 0.6)
         + "</g>"
         + _features(pose)
     )
@@ -254,7 +253,7 @@ def _strands(side: int) -> str:
     """Fine lighter and darker hairs along one front lock; the same every time."""
     rng = random.Random(STRAND_SEED + side)
     strokes = []
-    for _ in range(46):
+    for _ in range(34):
         share = rng.random()
         outer = 84 + 38 * share
         x0, y0 = -34 + side * 2, -181 + 3 * rng.random()
