@@ -1,1 +1,73 @@
-"""The Python client of Lipstream."""
+"""The Python client of Lipstream: speech to a Triton server, talking frames back."""
+
+from client._client import AvatarState, LipstreamClient
+from client._memory import MemoryTransport
+from client._report import SpeakReport, StepTimes, speak_to_sinks, step_times
+from client._requests import Frame
+from client._session import Session
+from client._settings import DEFAULT_URL, Keepalive, RetryPolicy, Timeouts
+from client._speech import frame_count
+from client._transport import ModelState, ModelStatistics, Transport
+from client.audio import Recording, paced, read_audio, to_pcm, to_recording
+from client.errors import (
+    AudioError,
+    AvatarIdError,
+    AvatarNotFoundError,
+    AvatarNotLoadedError,
+    ClientError,
+    LipstreamError,
+    RequestCancelledError,
+    RequestRefusedError,
+    RequestTimeoutError,
+    ServerError,
+    ServerFaultError,
+    ServerUnavailableError,
+    SessionError,
+    SettingsError,
+    SinkError,
+)
+from client.sinks import JpegFolderSink, Mp4Sink, NullSink, Sink
+
+__all__ = [
+    "DEFAULT_URL",
+    "AudioError",
+    "AvatarIdError",
+    "AvatarNotFoundError",
+    "AvatarNotLoadedError",
+    "AvatarState",
+    "ClientError",
+    "Frame",
+    "JpegFolderSink",
+    "Keepalive",
+    "LipstreamClient",
+    "LipstreamError",
+    "MemoryTransport",
+    "ModelState",
+    "ModelStatistics",
+    "Mp4Sink",
+    "NullSink",
+    "Recording",
+    "RequestCancelledError",
+    "RequestRefusedError",
+    "RequestTimeoutError",
+    "RetryPolicy",
+    "ServerError",
+    "ServerFaultError",
+    "ServerUnavailableError",
+    "Session",
+    "SessionError",
+    "SettingsError",
+    "Sink",
+    "SinkError",
+    "SpeakReport",
+    "StepTimes",
+    "Timeouts",
+    "Transport",
+    "frame_count",
+    "paced",
+    "read_audio",
+    "speak_to_sinks",
+    "step_times",
+    "to_pcm",
+    "to_recording",
+]

@@ -1,0 +1,196 @@
+"""The client's command line: speak, and see, load and unload avatars."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from client._client import LipstreamClient
+from client._report import SpeakReport, StepTimes, speak_to_sinks
+from client._settings import DEFAULT_URL
+from client._speech import frame_count
+from client.audio import Recording, read_audio
+from client.errors import AudioError, LipstreamError, ServerError, ServerUnavailableError, SinkError
+from client.sinks import JpegFolderSink, Mp4Sink, NullSink, Sink
+
+URL_VARIABLE = "LIPSTREAM_URL"
+
+EXIT_FAILED = 1
+EXIT_UNAVAILABLE = 3
+EXIT_SERVER = 4
+EXIT_AUDIO = 5
+EXIT_SINK = 6
+EXIT_INTERRUPTED = 130
+# The first that fits counts; argparse itself exits with 2.
+_EXIT_CODES = (
+    (ServerUnavailableError, EXIT_UNAVAILABLE),
+    (ServerError, EXIT_SERVER),
+    (AudioError, EXIT_AUDIO),
+    (SinkError, EXIT_SINK),
+    (LipstreamError, EXIT_FAILED),
+)
+
+_EPILOG = f"""\
+The server's address is --url, else the environment's {URL_VARIABLE}, else {DEFAULT_URL}.
+Exit codes: 0 done, 1 a bad id or setting, 2 usage, 3 no server there, 4 the server refused or failed,
+5 the audio, 6 the files to write, 130 interrupted. Frames written before a failure are kept."""
+
+Command = Callable[[argparse.Namespace, Console], Coroutine[Any, Any, None]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
+    try:
+        asyncio.run(command(options, Console()))
+    except LipstreamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+async def _speak(options: argparse.Namespace, console: Console) -> None:
+    speech = read_audio(options.audio)
+    pcm = speech.pcm()
+    sinks = _sinks(options, speech)
+    async with LipstreamClient(options.url) as client:
+        with _progress(console, options.quiet) as progress:
+            task = progress.add_task(f"{options.avatar} speaks", total=frame_count(len(pcm)))
+            try:
+                report = await speak_to_sinks(
+                    client,
+                    options.avatar,
+                    pcm,
+                    sinks,
+                    chunk_frames=options.chunk,
+                    first_chunk_frames=options.first_chunk,
+                    in_flight=options.in_flight,
+                    on_frame=lambda _: progress.advance(task),
+                )
+            finally:
+                progress.stop()
+                _tell_kept(sinks, console)
+    if options.report is not None:
+        report.write(options.report)
+    if not options.quiet:
+        console.print(_summary_table(report))
+        console.print(_steps_table(report.steps))
+
+
+async def _avatars(options: argparse.Namespace, console: Console) -> None:
+    async with LipstreamClient(options.url) as client:
+        table = Table("avatar", "state", "reason")
+        for state in await client.avatars():
+            table.add_row(state.avatar, state.state, state.reason)
+        console.print(table)
+
+
+async def _load(options: argparse.Namespace, console: Console) -> None:
+    async with LipstreamClient(options.url) as client:
+        await client.load(options.avatar)
+        console.print(f"{options.avatar} is ready")
+
+
+async def _unload(options: argparse.Namespace, console: Console) -> None:
+    async with LipstreamClient(options.url) as client:
+        await client.unload(options.avatar)
+        console.print(f"{options.avatar} is not loaded")
+
+
+def _sinks(options: argparse.Namespace, speech: Recording) -> list[Sink]:
+    sinks: list[Sink] = []
+    if options.out is not None:
+        sinks.append(JpegFolderSink(options.out))
+    if options.mp4 is not None:
+        sinks.append(Mp4Sink(options.mp4, speech))
+    return sinks or [NullSink()]
+
+
+def _tell_kept(sinks: Sequence[Sink], console: Console) -> None:
+    """Which frames a run that broke off has left, and where; nothing after one that did not."""
+    if sys.exc_info()[0] is None:
+        return
+    for sink in sinks:
+        if sink.path is not None and sink.frames > 0:
+            console.print(f"{sink.frames} frames are kept in {sink.path}", soft_wrap=True)
+
+
+def _progress(console: Console, quiet: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, disable=quiet)
+
+
+def _summary_table(report: SpeakReport) -> Table:
+    table = Table("measure", "value", title=f"{report.avatar} at {report.url}")
+    table.add_row("frames", str(report.frames))
+    table.add_row("speech", f"{report.speech_s:.2f} s")
+    table.add_row("time", f"{report.elapsed_s:.2f} s")
+    table.add_row("frames/s", f"{report.frames_per_s:.1f}")
+    table.add_row("time to first frame", f"{report.time_to_first_frame_ms:.0f} ms")
+    table.add_row("bytes a frame", f"{report.mean_jpeg_bytes:.0f}")
+    for path in report.files:
+        table.add_row("written", path)
+    return table
+
+
+def _steps_table(steps: Sequence[StepTimes]) -> Table:
+    table = Table("step", "requests", "executions", "rows each", title="On the server, mean ms a request")
+    for name in ("queue", "input", "infer", "output"):
+        table.add_column(name, justify="right")
+    for step in steps:
+        times = (step.queue_ms, step.input_ms, step.infer_ms, step.output_ms)
+        counts = (str(step.requests), str(step.executions), f"{step.rows_per_execution:.1f}")
+        table.add_row(step.model, *counts, *(f"{time_ms:.2f}" for time_ms in times))
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m client",
+        description="Speech to a Lipstream server, talking frames back.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    _add_speak(commands.add_parser("speak", help="say a sound file and write the frames"))
+    for name, command, text in (
+        ("load", _load, "load an avatar and wait until it is ready"),
+        ("unload", _unload, "unload an avatar"),
+    ):
+        parsed = _add_common(commands.add_parser(name, help=text), command)
+        parsed.add_argument("avatar", help="the avatar's id")
+    _add_common(commands.add_parser("avatars", help="list the server's avatars"), _avatars)
+    return parser
+
+
+def _add_speak(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser, _speak)
+    parser.add_argument("--avatar", required=True, help="the avatar's id")
+    parser.add_argument("--audio", required=True, type=Path, help="sound file, any rate and channel count")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for 000000.jpg, 000001.jpg …")
+    parser.add_argument("--mp4", type=Path, metavar="FILE", help="video with sound")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="figures of the run as JSON")
+    parser.add_argument("--chunk", type=int, default=25, metavar="N", help="frames of a request (5, 10 … 30)")
+    parser.add_argument("--first-chunk", type=int, metavar="N", help="the same for the first request")
+    parser.add_argument("--in-flight", type=int, default=4, metavar="N", help="requests at a time")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar and no tables")
+
+
+def _add_common(parser: argparse.ArgumentParser, command: Command) -> argparse.ArgumentParser:
+    url = os.environ.get(URL_VARIABLE, DEFAULT_URL)
+    parser.set_defaults(command=command)
+    parser.add_argument("--url", default=url, metavar="HOST:PORT", help=f"Triton's gRPC service ({url})")
+    return parser

@@ -1,0 +1,105 @@
+"""Every error that the client raises on purpose.
+
+    LipstreamError                       (compositor_backend.errors)
+    ├── AvatarIdError                    an avatar's name is no avatar id; raised before anything is sent
+    ├── SettingsError                    a setting has no valid value
+    └── ClientError                      base of all below
+        ├── AudioError                   the speech: unreadable, empty, of a wrong type or shape
+        ├── SinkError                    frames cannot be written; names the file, keeps what is written
+        ├── SessionError                 a call that the session's or client's state does not allow
+        └── ServerError                  the server's side; knows its address and the frames delivered
+            ├── ServerUnavailableError   nobody answers there, or the connection broke; worth a retry
+            ├── RequestTimeoutError      no answer within the time allowed
+            ├── RequestCancelledError    the server, or the closing client, gave the request up
+            ├── AvatarNotLoadedError     the server does not serve that avatar now
+            ├── AvatarNotFoundError      the server's model repository has no such avatar
+            ├── RequestRefusedError      the server says what is wrong with the request, in one sentence
+            └── ServerFaultError         a defect on the server's side; its log has the rest
+
+Each one's text is one sentence meant for a person. What the libraries below raised is its ``__cause__``.
+"""
+
+from __future__ import annotations
+
+from compositor_backend.errors import AvatarIdError, LipstreamError, SettingsError
+
+__all__ = [
+    "AudioError",
+    "AvatarIdError",
+    "AvatarNotFoundError",
+    "AvatarNotLoadedError",
+    "ClientError",
+    "LipstreamError",
+    "RequestCancelledError",
+    "RequestRefusedError",
+    "RequestTimeoutError",
+    "ServerError",
+    "ServerFaultError",
+    "ServerUnavailableError",
+    "SessionError",
+    "SettingsError",
+    "SinkError",
+]
+
+
+class ClientError(LipstreamError):
+    """Base of the client's own errors."""
+
+
+class AudioError(ClientError):
+    """Speech that cannot be read or sent: not audio, empty, of a wrong type or shape."""
+
+
+class SinkError(ClientError):
+    """Frames could not be written; the text names the file. Frames written before are kept."""
+
+
+class SessionError(ClientError):
+    """A call that does not fit the session's or the client's state, such as audio after its end."""
+
+
+class ServerError(ClientError):
+    """Something went wrong at the server or on the way to it.
+
+    `url` is the server's address. `frames_delivered` is set when an utterance was under way: so many of its
+    frames had been handed over, all of them good.
+    """
+
+    def __init__(self, sentence: str, *, url: str) -> None:
+        super().__init__(sentence)
+        self.url = url
+        self.frames_delivered: int | None = None
+
+    def __str__(self) -> str:
+        sentence = super().__str__()
+        if self.frames_delivered is None:
+            return sentence
+        return f"{sentence} ({self.frames_delivered} frames had been delivered)"
+
+
+class ServerUnavailableError(ServerError):
+    """Nobody answers at that address, or the connection broke. The same request may be sent again."""
+
+
+class RequestTimeoutError(ServerError):
+    """The server did not answer within the time allowed."""
+
+
+class RequestCancelledError(ServerError):
+    """The request was given up by the server, or because the client was closed."""
+
+
+class AvatarNotLoadedError(ServerError):
+    """The server answers but does not serve that avatar at the moment."""
+
+
+class AvatarNotFoundError(ServerError):
+    """The server's model repository has no avatar of that name."""
+
+
+class RequestRefusedError(ServerError):
+    """The request is at fault; the text is the server's own sentence. Sending it again changes nothing."""
+
+
+class ServerFaultError(ServerError):
+    """The server failed; the text is what it said, and its log has the rest."""
