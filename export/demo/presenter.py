@@ -40,7 +40,7 @@ HEAD_PX = (640.0, 292.0)
 PIVOT_PX = 120.0
 MOUTH_PX = 46.0
 # Where the body is in the frame, as x, y, width, height: head, then shoulders. Elsewhere there is only the studio.
-BODY_VIEWS_PX = ((494, 74, 292, 366), (310, 440, 660, 280))
+BODY_VIEWS_PX = ((494, 74, 292, 386), (310, 460, 660, 260))
 # What the mouth's drawing can reach round its origin: left, up, width, height.
 MOUTH_VIEW_PX = (-72, -50, 144, 106)
 
@@ -93,25 +93,30 @@ def _mouth_in_box(index: int) -> tuple[float, float]:
     return x - x1, y - y1
 
 
-def _body(pose: Pose) -> str:
+def _shoulders(pose: Pose) -> str:
     x, y = HEAD_PX[0] + 0.35 * pose.x_px, HEAD_PX[1] - 1.6 * pose.breath
     wide = 1.0 + 0.004 * pose.breath
+    moved = f"translate({x:.3f} {y:.3f}) scale({wide:.5f} 1)"
+    return f'<g transform="{moved}">{head.neck(pose)}{studio.clothes(pose)}</g>'
+
+
+def _body(pose: Pose) -> tuple[str, str]:
+    """Drawings for ``BODY_VIEWS_PX``; the hair ends above the second view, which therefore goes without it."""
     moved = _head_transform(pose)
-    return (
-        head.definitions()
-        + studio.clothes_definitions()
-        + f'<g transform="{moved}">{head.back_hair()}</g>'
-        + f'<g transform="translate({x:.3f} {y:.3f}) scale({wide:.5f} 1)">{head.neck(pose)}{studio.clothes(pose)}</g>'
-        + f'<g transform="{moved}">{head.face(pose)}{head.earrings()}{head.front_hair(pose)}</g>'
+    shades = head.definitions() + studio.clothes_definitions()
+    shoulders = _shoulders(pose)
+    upper = (
+        f'{shades}<g transform="{moved}">{head.back_hair()}</g>{shoulders}'
+        f'<g transform="{moved}">{head.face(pose)}{head.earrings()}{head.front_hair(pose)}</g>'
     )
+    return upper, shades + shoulders
 
 
 @lru_cache(maxsize=4)
 def _bare_frame(index: int) -> NDArray[np.uint8]:
     """The template frame without a mouth: uint8 [720, 1280, 3]. Read only."""
-    body = _body(pose_at(index))
     frame = studio.backdrop().copy()
-    for view in BODY_VIEWS_PX:
+    for body, view in zip(_body(pose_at(index)), BODY_VIEWS_PX, strict=True):
         left, top, width, height = view
         patch = frame[top : top + height, left : left + width]
         patch[...] = over(patch, rasterize(body, view))

@@ -89,7 +89,7 @@ def definitions() -> str:
 
 def back_hair() -> str:
     """The hair behind neck and shoulders."""
-    return area(BACK_HAIR, "url(#hair-back)") + spot(0, 60, 100, 110, "000000", 0.45)
+    return area(BACK_HAIR, "url(#hair-back)") + spot(0, 60, 110, 120, "000000", 0.5)
 
 
 def neck(pose: Pose) -> str:
@@ -120,8 +120,8 @@ def _skin_shading() -> str:
         + spot(0, 122, 74, 30, "b0664c", 0.5)
         + spot(0, -156, 130, 66, "8a4a38", 0.5)
         + spot(-22, -112, 66, 44, "fff0d8", 0.42)
-        + spot(-55, 4, 46, 40, "e88f7c", 0.4, -20)
-        + spot(57, 4, 46, 40, "e88f7c", 0.4, 20)
+        + spot(-55, 0, 46, 46, "e88f7c", 0.34, -20)
+        + spot(57, 0, 46, 46, "e88f7c", 0.34, 20)
         + spot(-46, -24, 40, 28, "fff0d8", 0.36, -18)
         + spot(48, -24, 38, 26, "ffe2c4", 0.3, 18)
         + spot(-4, 94, 26, 17, "ffe2c4", 0.42)
@@ -138,8 +138,8 @@ def _nose() -> str:
         + spot(0, 3, 25, 14, "e88f7c", 0.4)
         + spot(2, 15, 25, 8, "8a4a38", 0.36)
         + spot(15, 3, 8, 11, "b0664c", 0.34)
-        + line("M-17 6.5 C-19.5 -1 -15.5 -7 -11.5 -6.5", "b0664c", 1.5, 0.45)
-        + line("M17 6.5 C19.5 -1 15.5 -7 11.5 -6.5", "8a4a38", 1.5, 0.4)
+        + line("M-17 6.5 C-19.5 -1 -15.5 -7 -11.5 -6.5", "b0664c", 1.8, 0.32)
+        + line("M17 6.5 C19.5 -1 15.5 -7 11.5 -6.5", "8a4a38", 1.8, 0.28)
         + spot(-8, 9.6, 6, 2.7, "3a1a16", 0.8, 14)
         + spot(8, 9.6, 6, 2.7, "3a1a16", 0.8, -14)
         + line("M-4 11.6 C-2 13 2 13 4 11.6", "8a4a38", 1.3, 0.4)
@@ -210,7 +210,7 @@ def _brow(pose: Pose) -> str:
     lift = -2.6 * pose.brow + 1.2 * pose.lid
     body = (
         f"M-23 {-25 + lift:.2f} C-12 {-34 + lift:.2f} 10 {-37 + lift:.2f} 29 {-24 + lift:.2f} "
-        f"C12 {-31 + lift:.2f} -8 {-28.5 + lift:.2f} -22 {-19.5 + lift:.2f} Z"
+        f"C14 {-29.5 + lift:.2f} -6 {-27.5 + lift:.2f} -22 {-19 + lift:.2f} Z"
     )
     hairs = []
     for step in range(12):
@@ -218,7 +218,7 @@ def _brow(pose: Pose) -> str:
         x = -21 + 44 * share
         y = -22.5 + lift - 9.5 * math.sin(math.pi * min(1.0, 0.12 + 0.8 * share))
         hairs.append(
-            line(f"M{x:.2f} {y + 1.5:.2f} l{3 + 3 * share:.2f} {-3.4 + 3.6 * share:.2f}", "4a2a1c", 1.0, 0.55)
+            line(f"M{x:.2f} {y + 1.5:.2f} l{3 + 3 * share:.2f} {-3.4 + 3.6 * share:.2f}", "4a2a1c", 0.9, 0.35)
         )
     return area(body, "#5b3826", 0.78) + "".join(hairs)
 
