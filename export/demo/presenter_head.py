@@ -16,6 +16,9 @@ from export.demo.presenter_svg import area, line, linear, soft_gradient, spot
 FEATURE_SLIDE_PX = (2.6, 1.8)
 NOSE_SLIDE_PX = (4.4, 2.6)
 EYE_SCALE = 1.16
+LID_TRAVEL_PX = 19.8
+# Past this the ball no longer shows between the lids.
+LID_SHUT = 0.95
 STRAND_SEED = 7
 
 SOFT_COLOURS = (
@@ -154,21 +157,21 @@ def _lash(x: float, y: float, dx: float, dy: float) -> str:
 
 def _upper_lid_y(share: float, lid: float) -> float:
     """Height of the lid's edge over the eye's axis at ``share`` (-1 inner corner to 1 outer), closed by ``lid``."""
-    return (-11.5 + 15.5 * lid) * (1.0 - abs(share + 0.06) ** 2.3) - 1.2 * share
+    return (-11.5 + LID_TRAVEL_PX * lid) * (1.0 - abs(share + 0.06) ** 2.3) - 1.2 * share
 
 
 def _lashes(lid: float) -> str:
     strokes = []
     for share in (0.3, 0.55, 0.78, 0.95):
         x, y = 19.5 * share, _upper_lid_y(share, lid)
-        rise = -4.0 + 6.0 * lid
+        rise = -4.0 + 8.0 * lid
         strokes.append(_lash(x, y, 1.2 + 4.2 * max(0.0, share), rise * (0.7 + 0.3 * share)))
     return "".join(strokes)
 
 
 def _eye(pose: Pose, side: int) -> str:
     """One eye round its own origin, drawn with its outer corner to the right; ``side`` -1 mirrors it."""
-    top = 2.0 * (-11.5 + 15.5 * pose.lid)
+    top = 2.0 * (-11.5 + LID_TRAVEL_PX * pose.lid)
     name = f"eye-clip-{side + 1}"
     upper = f"C-13 {top * 0.5 + 2.2:.2f} -8 {top * 0.5 - 0.8:.2f} -1 {top * 0.5:.2f}"
     upper += f" C8 {top * 0.5 + 0.2:.2f} 15 {top * 0.25 - 2.0:.2f} 20 -2"
@@ -191,7 +194,7 @@ def _eye(pose: Pose, side: int) -> str:
         spot(1, -13, 28, 11, "b0664c", 0.5)
         + spot(3, -20, 22, 7, "ffe2c4", 0.35, -6)
         + spot(0, 13, 24, 7, "c9785c", 0.28)
-        + f'<clipPath id="{name}"><path d="{opening}"/></clipPath><g clip-path="url(#{name})">{ball}</g>'
+        + f'<clipPath id="{name}"><path d="{opening}"/></clipPath><g clip-path="url(#{name})">{ball if pose.lid < LID_SHUT else ""}</g>'
         + line(
             f"M-17 {-1.5 + crease * 0.25:.2f} C-9 {crease - 3.2:.2f} 8 {crease - 4.0:.2f} 20 -7.5",
             "8a4a38",

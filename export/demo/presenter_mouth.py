@@ -63,7 +63,7 @@ def lips_of(shape: MouthShape) -> Lips:
     return Lips(
         half_width=half_width,
         inner_half_width=half_width - 3.5 - 4.0 * rounded,
-        corner_y=-4.4 - 1.8 * spread * (1.0 - opening) + 2.6 * rounded + 4.6 * opening,
+        corner_y=-5.6 - 1.6 * spread * (1.0 - opening) + 3.4 * rounded + 5.6 * opening,
         upper_y=upper_y,
         lower_y=upper_y + gap,
         upper_thickness=8.6 * fullness * (1.0 - 0.42 * pose.press),

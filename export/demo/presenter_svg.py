@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 # Share of the radius, opacity: close to a Gaussian, so that a filled ellipse looks like a blurred spot.
-SOFT_STOPS = ((0.0, 1.0), (0.15, 0.93), (0.3, 0.75), (0.45, 0.52), (0.6, 0.29), (0.75, 0.12), (0.88, 0.03), (1.0, 0.0))
+SOFT_STOPS = (
+    (0.0, 1.0),
+    (0.15, 0.93),
+    (0.3, 0.75),
+    (0.45, 0.52),
+    (0.6, 0.29),
+    (0.75, 0.12),
+    (0.88, 0.03),
+    (1.0, 0.0),
+)
 
 
 def soft_gradient(colour: str) -> str:
