@@ -1,0 +1,97 @@
+"""The model `compositor`: a network's mouths into finished JPEG frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compositor_backend.blend import BLENDS, place_in_crop, resize
+from compositor_backend.contract import (
+    AVATAR,
+    AVATAR_KEY,
+    FRAME_INDEX,
+    JPEG,
+    MOUTH,
+    RECT,
+    check_frame_index,
+    parse_avatar,
+)
+from compositor_backend.errors import TensorError, WrongNetworkError
+from compositor_backend.jpeg import encode
+from compositor_backend.pack import AvatarPack, PackCache
+from compositor_backend.settings import Settings
+from compositor_backend.splice import splice
+from compositor_backend.timeline import template_frames
+
+
+class Compositor:
+    """AVATAR, FRAME_INDEX, MOUTH and AVATAR_KEY in, JPEG and RECT out, for any avatar."""
+
+    def __init__(self, packs: PackCache) -> None:
+        self._packs = packs
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Compositor:
+        """A compositor with a cache of packs of its own."""
+        return cls(PackCache(settings.avatars_folder, settings.pack_cache_bytes))
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Answer one request; a `RequestError` says what is wrong with it."""
+        frame_index = check_frame_index(inputs[FRAME_INDEX.name])
+        pack = self._packs.get(parse_avatar(inputs[AVATAR.name]))
+        template = template_frames(frame_index, pack.frames)
+        frames = compose(pack, template, inputs[MOUTH.name], inputs[AVATAR_KEY.name])
+        jpeg = np.empty(len(frames), object)
+        jpeg[:] = frames
+        return {JPEG.name: jpeg, RECT.name: pack.rects[template]}
+
+
+def compose(
+    pack: AvatarPack, template: NDArray[np.intp], mouth: NDArray[Any], keys: NDArray[Any]
+) -> list[bytes]:
+    """The JPEG of each template frame [B] with its mouth (uint8 [B,S,S,3] RGB) in place.
+
+    `keys` [B,1] (int64) are the AVATAR_KEY of the network that drew the mouths; `WrongNetworkError` if it is
+    not the avatar's own, `TensorError` if a dtype or shape is not what the avatar's family wants.
+    """
+    _check_mouth(mouth, len(template), pack.family.network_px)
+    _check_keys(keys, len(template), pack)
+    crop = np.empty(pack.crops.shape[1:], np.uint8)
+    return [_frame(pack, frame, face, crop) for frame, face in zip(template.tolist(), mouth, strict=True)]
+
+
+def _frame(pack: AvatarPack, frame: int, mouth: NDArray[np.uint8], crop: NDArray[np.uint8]) -> bytes:
+    """One frame; `crop` is room to work in."""
+    place_in_crop(pack.crops[frame], mouth, pack.family, crop)
+    x1, y1, x2, y2 = pack.rects[frame].tolist()
+    region = pack.regions[frame]
+    pixels = pack.region_pixels(frame).copy()
+    box = pixels[y1 - region.y1 : y2 - region.y1, x1 - region.x1 : x2 - region.x1]
+    BLENDS[pack.manifest.blend](box, resize(crop, x2 - x1, y2 - y1))
+    jpeg = encode(pixels, pack.jpeg_settings)
+    return splice(pack.header, pack.grid, pack.scan, pack.scan_offsets[frame], region, jpeg)
+
+
+def _check_mouth(mouth: NDArray[Any], frames: int, size_px: int) -> None:
+    wanted = (frames, size_px, size_px, 3)
+    if mouth.dtype != np.uint8 or mouth.shape != wanted:
+        raise TensorError(
+            f"{MOUTH.name} is {mouth.dtype} {list(mouth.shape)}; uint8 {list(wanted)} is wanted"
+        )
+
+
+def _check_keys(keys: NDArray[Any], frames: int, pack: AvatarPack) -> None:
+    if keys.dtype != np.int64 or keys.shape != (frames, 1):
+        raise TensorError(
+            f"{AVATAR_KEY.name} is {keys.dtype} {list(keys.shape)}; int64 {[frames, 1]} is wanted"
+        )
+    wanted = pack.manifest.network_key
+    wrong = keys[keys != wanted]
+    if wrong.size:
+        raise WrongNetworkError(
+            f"{AVATAR_KEY.name} is {wrong[0]}; {wanted} is wanted: "
+            f"the mouth was not drawn by {pack.manifest.network}, the network of {pack.manifest.id!r}"
+        )
