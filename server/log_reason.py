@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 
-_FAILED_LOAD = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<text>.*)")
-_FAILED_POLL = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<text>.*)")
-_FAILED_SERVICE = re.compile(r"failed to start (?P<model>\w+) service: (?P<text>.*)")
-_NOT_FOUND = re.compile(
-    r"failed to load '(?P<model>[^']+)': (?P<text>.*)|\"?failed to poll model repository.*"
+_MODEL = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"failed to load '(?P<model>[^']+)' version \d+: (?P<text>.*)",
+        r"Poll failed for model directory '(?P<model>[^']+)': (?P<text>.*)",
+        r"failed to (poll|load) model '(?P<model>[^']+)': (?P<text>.*)",
+    )
 )
-_MESSAGE = re.compile(r"^E\d{4} [\d:.]+ \d+ \S+\] (?P<text>.*)$")
+"""What the log says of single models, the most telling first."""
+_PARSE_ERROR = re.compile(r"Error parsing text-format inference\.ModelConfig: (?P<text>.*)")
 _ERROR = re.compile(r"^error: (?P<text>.*)$")
+_MESSAGE = re.compile(r"^E\d{4} [\d:.]+ \d+ \S+\] (?P<text>.*)$")
 # What Triton puts before and after the message that was raised.
 _PREFIX = re.compile(
-    r"^((Internal|Invalid argument|Not found|Unavailable|TritonModelException|LoadError)( -|:) ?)+"
+    r"^((creating server|Internal|Invalid argument|Not found|Unavailable|ModelLoadError)( -|:) )+"
 )
 _TRACE = re.compile(r"\n+At:\n.*", re.DOTALL)
 _MAX_REASONS = 3
@@ -26,9 +30,10 @@ def find_reason(log: str) -> str | None:
     What went wrong with single models goes before what Triton says of the whole.
     """
     lines = log.splitlines()
-    for pattern in (_FAILED_LOAD, _FAILED_POLL, _FAILED_SERVICE):
+    for pattern in _MODEL:
         found = [_about_model(match) for line in lines if (match := pattern.search(line))]
         if found:
+            found += [match["text"] for line in lines if (match := _PARSE_ERROR.search(line))]
             return "; ".join(list(dict.fromkeys(found))[:_MAX_REASONS])
     for pattern in (_ERROR, _MESSAGE):
         messages = [_clean(match["text"]) for line in lines if (match := pattern.search(line))]

@@ -33,11 +33,6 @@ class OnnxModel:
         return cls(config, folder, device)
 
     @property
-    def input_names(self) -> tuple[str, ...]:
-        """Names of the inputs, those that may be left out among them."""
-        return tuple(tensor.name for tensor in self.config.inputs)
-
-    @property
     def providers(self) -> list[str]:
         """The execution providers that the session really uses."""
         return list(self._session.get_providers())

@@ -6,7 +6,6 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from server.errors import ModelLoadError
 from server.onnxruntime_backend.batching import Answer, Request, RequestFailedError
 from server.onnxruntime_backend.model import OnnxModel
 
@@ -15,21 +14,17 @@ class TritonPythonModel:
     """One instance of a model; Triton makes one in each stub process."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the model; what is wrong with it becomes the reason in Triton's log."""
-        try:
-            self._model = OnnxModel.from_triton(args)
-        except ModelLoadError as error:
-            raise pb_utils.TritonModelException(str(error)) from error
+        """Load the model; a `ModelLoadError` becomes the reason in Triton's log and in the answer to a load."""
+        self._model = OnnxModel.from_triton(args)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request."""
-        answers = self._model.answer([self._read(request) for request in requests])
-        return [_response(answer) for answer in answers]
+        return [_response(answer) for answer in self._model.answer([_read(request) for request in requests])]
 
-    def _read(self, request: Any) -> Request:
-        tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self._model.input_names}
-        given = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
-        return Request(given, frozenset(request.requested_output_names()))
+
+def _read(request: Any) -> Request:
+    inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+    return Request(inputs, frozenset(request.requested_output_names()))
 
 
 def _response(answer: Answer) -> Any:
