@@ -61,9 +61,9 @@ TRAINED_LENGTH_SCALES = (0.8, 1.2)
 class CorpusSettings:
     """How much to say; utterances last about four seconds."""
 
-    natural: int = 300
-    robotic: int = 700
-    noise_only: int = 25
+    natural: int = 640
+    robotic: int = 1500
+    noise_only: int = 50
     validation: int = 24
     seed: int = 20
 

@@ -36,7 +36,7 @@ _COPIES = EMBEDDING_SIZE // TARGETS  # 64
 class EncoderSettings:
     """Training of the encoder."""
 
-    steps: int = 1500
+    steps: int = 1800
     batch: int = 128
     peak_rate: float = 2e-3
     weight_decay: float = 0.02
