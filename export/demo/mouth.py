@@ -44,7 +44,7 @@ def lip_opening(shape: MouthShape) -> float:
 
 
 def lip_openings(shapes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``lip_opening`` of each row of ``shapes``, float32 [n, 5] with columns as ``MOUTH_CHANNELS``: float32 [n]."""
+    """``lip_opening`` of every row of ``shapes`` (float32 [n, 5], columns as ``MOUTH_CHANNELS``)."""
     if shapes.ndim != 2 or shapes.shape[1] != len(MOUTH_CHANNELS):
         raise ValueError(f"mouth shapes are an array of shape {shapes.shape}, not [n, {len(MOUTH_CHANNELS)}]")
     bounded = np.clip(shapes, 0.0, 1.0)

@@ -39,12 +39,12 @@ HEAD_PX = (640.0, 292.0)
 # The head rolls about the top of the neck.
 PIVOT_PX = 120.0
 MOUTH_PX = 46.0
-# Where the body is in the frame, as x, y, width, height: head, then shoulders. Elsewhere there is only the studio.
+# Where the body is in the frame, as x, y, width, height: head, then shoulders. Elsewhere is only the studio.
 BODY_VIEWS_PX = ((494, 74, 292, 386), (310, 460, 660, 260))
 # What the mouth's drawing can reach round its origin: left, up, width, height.
 MOUTH_VIEW_PX = (-72, -50, 144, 106)
 
-# The inner mouth is dark or as grey as teeth; lips and skin are neither. Limits between 0 (lip) and 1 (inside).
+# The inner mouth is dark, or as grey as teeth; lips and skin are neither. First the limit of 0, then of 1.
 DARK_RED = (150.0, 95.0)
 GREY_BLUE_SHARE = (0.71, 0.83)
 # Rows searched, from the mouth's origin: the lips' inner edges never leave them.
@@ -101,7 +101,7 @@ def _shoulders(pose: Pose) -> str:
 
 
 def _body(pose: Pose) -> tuple[str, str]:
-    """Drawings for ``BODY_VIEWS_PX``; the hair ends above the second view, which therefore goes without it."""
+    """Drawings for ``BODY_VIEWS_PX``; the hair ends above the second view, which so does without."""
     moved = _head_transform(pose)
     shades = head.definitions() + studio.clothes_definitions()
     shoulders = _shoulders(pose)
@@ -182,6 +182,8 @@ def measure_opening(box_pixels: NDArray[np.uint8], index: int) -> float:
 
     Args:
         box_pixels: uint8 [side, side, 3], RGB, drawn, generated or decoded.
+        index: the template frame, which says where the mouth is.
+
     """
     if box_pixels.shape != (BOX_SIDE_PX, BOX_SIDE_PX, 3):
         raise ValueError(f"a box of shape {box_pixels.shape} was given, not {(BOX_SIDE_PX, BOX_SIDE_PX, 3)}")

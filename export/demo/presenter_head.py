@@ -1,6 +1,6 @@
 """The presenter's head without its mouth, as SVG in head coordinates.
 
-Head coordinates are frame pixels round the head's own origin (between the nostrils' line and the eyes), y down.
+Head coordinates are frame pixels round the head's own origin (just above the nostrils), y down.
 The light comes from the upper left, warm; a cool rim light comes from the right.
 """
 
@@ -43,11 +43,13 @@ FACE = (
 )
 BACK_HAIR = (
     "M0 -204 C76 -206 122 -152 124 -82 C126 -20 120 40 132 96 C138 128 128 152 104 158 C74 166 40 152 0 152 "
-    "C-40 152 -74 166 -104 158 C-128 152 -138 128 -132 96 C-120 40 -126 -20 -124 -82 C-122 -152 -76 -206 0 -204 Z"
+    "C-40 152 -74 166 -104 158 C-128 152 -138 128 -132 96 C-120 40 -126 -20 -124 -82 "
+    "C-122 -152 -76 -206 0 -204 Z"
 )
 # The parting is at (-34, -178); each front lock sweeps from it over the forehead and down the cheek.
 RIGHT_LOCK = (
-    "M-36 -180 C10 -214 84 -196 108 -138 C122 -104 122 -52 119 -8 C117 38 126 70 130 100 C134 128 122 148 106 150 "
+    "M-36 -180 C10 -214 84 -196 108 -138 C122 -104 122 -52 119 -8 "
+    "C117 38 126 70 130 100 C134 128 122 148 106 150 "
     "C96 140 104 112 98 84 C92 56 96 26 95 -4 C94 -40 90 -72 74 -94 C50 -126 4 -136 -36 -180 Z"
 )
 LEFT_LOCK = (
@@ -156,8 +158,9 @@ def _lash(x: float, y: float, dx: float, dy: float) -> str:
 
 
 def _upper_lid_y(share: float, lid: float) -> float:
-    """Height of the lid's edge over the eye's axis at ``share`` (-1 inner corner to 1 outer), closed by ``lid``."""
-    return (-11.5 + LID_TRAVEL_PX * lid) * (1.0 - abs(share + 0.06) ** 2.3) - 1.2 * share
+    """Height of the lid's edge at ``share`` (-1 inner corner to 1 outer), closed by ``lid``; y down."""
+    bow: float = 1.0 - abs(share + 0.06) ** 2.3
+    return (-11.5 + LID_TRAVEL_PX * lid) * bow - 1.2 * share
 
 
 def _lashes(lid: float) -> str:
@@ -187,14 +190,16 @@ def _eye(pose: Pose, side: int) -> str:
         + spot(iris_x, iris_y + 5, 7, 4, "ffffff", 0.28)
         + spot(0, top * 0.5 - 0.5, 24, 8.5, "3a1a16", 0.5)
         + f'<circle cx="{catch_x:.2f}" cy="{iris_y - 3.4:.2f}" r="2.7" fill="#ffffff"/>'
-        + f'<circle cx="{iris_x + side * 3.4:.2f}" cy="{iris_y + 3.6:.2f}" r="1.2" fill="#ffffff" fill-opacity="0.75"/>'
+        + f'<circle cx="{iris_x + side * 3.4:.2f}" cy="{iris_y + 3.6:.2f}" r="1.2" fill="#ffffff" '
+        + 'fill-opacity="0.75"/>'
     )
     crease = top * 0.5 * 0.55 - 9.2
     around = (
         spot(1, -13, 28, 11, "b0664c", 0.5)
         + spot(3, -20, 22, 7, "ffe2c4", 0.35, -6)
         + spot(0, 13, 24, 7, "c9785c", 0.28)
-        + f'<clipPath id="{name}"><path d="{opening}"/></clipPath><g clip-path="url(#{name})">{ball if pose.lid < LID_SHUT else ""}</g>'
+        + f'<clipPath id="{name}"><path d="{opening}"/></clipPath>'
+        + f'<g clip-path="url(#{name})">{ball if pose.lid < LID_SHUT else ""}</g>'
         + line(
             f"M-17 {-1.5 + crease * 0.25:.2f} C-9 {crease - 3.2:.2f} 8 {crease - 4.0:.2f} 20 -7.5",
             "8a4a38",
@@ -228,7 +233,8 @@ def _brow(pose: Pose) -> str:
 
 def _features(pose: Pose) -> str:
     eyes = "".join(
-        f'<g transform="translate({side * 40} -66) scale({side * EYE_SCALE} {EYE_SCALE})">{_eye(pose, side)}{_brow(pose)}</g>'
+        f'<g transform="translate({side * 40} -66) scale({side * EYE_SCALE} {EYE_SCALE})">'
+        f"{_eye(pose, side)}{_brow(pose)}</g>"
         for side in (-1, 1)
     )
     nose_x, nose_y = NOSE_SLIDE_PX[0] * pose.yaw, NOSE_SLIDE_PX[1] * pose.pitch
@@ -264,7 +270,8 @@ def _strands(side: int) -> str:
         end_x, end_y = 100 + 30 * share + rng.uniform(-3, 3), 146 - 20 * abs(share - 0.4)
         path = (
             f"M{x0:.1f} {y0:.1f} C{side * outer * 0.55:.1f} {bend:.1f} {side * outer:.1f} {bend + 40:.1f} "
-            f"{side * outer:.1f} -20 C{side * (outer - 3):.1f} 40 {side * (end_x + 4):.1f} 70 {side * end_x:.1f} {end_y:.1f}"
+            f"{side * outer:.1f} -20 C{side * (outer - 3):.1f} 40 "
+            f"{side * (end_x + 4):.1f} 70 {side * end_x:.1f} {end_y:.1f}"
         )
         colour = rng.choice(("b07a4c", "94603a", "c8935f", "3c2114", "2e180f"))
         strokes.append(line(path, colour, rng.uniform(0.6, 1.5), rng.uniform(0.16, 0.42)))

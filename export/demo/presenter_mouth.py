@@ -44,10 +44,11 @@ class Lips:
 
     @property
     def gap(self) -> float:
+        """Distance of the lips' inner edges in the middle."""
         return self.lower_y - self.upper_y
 
     def control_y(self, middle_y: float) -> float:
-        """Height of both control points of a cubic from corner to corner that passes ``middle_y`` in the middle."""
+        """Height of both control points of the cubic between the corners that passes ``middle_y``."""
         return (middle_y - 0.25 * self.corner_y) / 0.75
 
 
@@ -90,7 +91,8 @@ def _upper_lip(lips: Lips) -> str:
     w, c, top = lips.half_width, lips.corner_y, lips.upper_y - lips.upper_thickness
     inner = lips.control_y(lips.upper_y)
     return (
-        f"M{-w:.2f} {c:.2f} C{-w * 0.66:.2f} {top + 3.4:.2f} {-w * 0.36:.2f} {top - 1.4:.2f} {-w * 0.17:.2f} {top - 0.8:.2f} "
+        f"M{-w:.2f} {c:.2f} C{-w * 0.66:.2f} {top + 3.4:.2f} {-w * 0.36:.2f} {top - 1.4:.2f} "
+        f"{-w * 0.17:.2f} {top - 0.8:.2f} "
         f"C{-w * 0.08:.2f} {top - 0.5:.2f} {-w * 0.05:.2f} {top + 1.3:.2f} 0 {top + 1.3:.2f} "
         f"C{w * 0.05:.2f} {top + 1.3:.2f} {w * 0.08:.2f} {top - 0.5:.2f} {w * 0.17:.2f} {top - 0.8:.2f} "
         f"C{w * 0.36:.2f} {top - 1.4:.2f} {w * 0.66:.2f} {top + 3.4:.2f} {w:.2f} {c:.2f} "
@@ -149,7 +151,8 @@ def _lower_teeth(lips: Lips) -> str:
         for side in (-1, 1):
             a, b, drop = side * left, side * right, -0.012 * left * left
             row.append(
-                f"M{a:.2f} {bottom:.2f} L{a:.2f} {top + drop + 0.8:.2f} L{b:.2f} {top + drop:.2f} L{b:.2f} {bottom:.2f} Z"
+                f"M{a:.2f} {bottom:.2f} L{a:.2f} {top + drop + 0.8:.2f} "
+                f"L{b:.2f} {top + drop:.2f} L{b:.2f} {bottom:.2f} Z"
             )
     return area(" ".join(row), "url(#tooth-low)")
 
@@ -161,7 +164,8 @@ def _tongue(lips: Lips, tongue: float) -> str:
     half = lips.inner_half_width * (0.74 - 0.2 * tongue)
     bottom = lips.lower_y + 12.0
     path = (
-        f"M{-half:.2f} {bottom:.2f} C{-half * 1.02:.2f} {top - 1:.2f} {-half * 0.5:.2f} {top:.2f} 0 {top:.2f} "
+        f"M{-half:.2f} {bottom:.2f} C{-half * 1.02:.2f} {top - 1:.2f} {-half * 0.5:.2f} {top:.2f} "
+        f"0 {top:.2f} "
         f"C{half * 0.5:.2f} {top:.2f} {half * 1.02:.2f} {top - 1:.2f} {half:.2f} {bottom:.2f} Z"
     )
     shine = spot(-2, top + 3.2, half * 0.5, 2.6, "ffd2c2", 0.28 + 0.3 * tongue)
@@ -290,7 +294,9 @@ def pull_jaw(skin: NDArray[np.uint8], opening: float, mouth_x: float, mouth_y: f
     Args:
         skin: the bare face, uint8 [side, side, 3].
         opening: ``lip_opening``, 0 to 1.
-        mouth_x, mouth_y: the mouth's origin in box pixels.
+        mouth_x: the mouth's origin in box pixels, to the right.
+        mouth_y: the same, downward.
+
     """
     if opening <= 0.0:
         return skin
@@ -313,4 +319,5 @@ def _sample_rows(skin: NDArray[np.uint8], source: NDArray[np.float32]) -> NDArra
     flat = skin.reshape(side * side, 3)
     at = above * side + np.arange(side)
     upper, lower = flat[at], flat[at + side]
-    return ((upper * (256 - share) + lower * share + 128) >> 8).astype(np.uint8)
+    mixed = (upper * (256 - share) + lower * share + 128) >> 8
+    return np.asarray(mixed, dtype=np.uint8)

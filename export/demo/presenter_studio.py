@@ -79,12 +79,16 @@ def _plant() -> str:
 def _backdrop() -> str:
     wall = linear("wall", ((0.0, "5f8488"), (0.6, "456a70"), (1.0, "33535a")), x2=1.0, y2=0.5)
     sky = linear("sky", ((0.0, "f4fbff"), (1.0, "ffeccb")))
-    blur = '<filter id="far" x="-0.1" y="-0.1" width="1.2" height="1.2"><feGaussianBlur stdDeviation="11"/></filter>'
+    blur = (
+        '<filter id="far" x="-0.1" y="-0.1" width="1.2" height="1.2">'
+        '<feGaussianBlur stdDeviation="11"/></filter>'
+    )
     defs = "".join(soft_gradient(colour) for colour in STUDIO_COLOURS) + wall + sky + blur
     return (
         f"<defs>{defs}</defs>"
         + '<rect width="1280" height="720" fill="url(#wall)"/>'
-        + f'<g filter="url(#far)"><rect width="1280" height="720" fill="url(#wall)"/>{_window()}{_shelves()}{_plant()}</g>'
+        + '<g filter="url(#far)"><rect width="1280" height="720" fill="url(#wall)"/>'
+        + f"{_window()}{_shelves()}{_plant()}</g>"
         + spot(330, 250, 560, 480, "fff1d6", 0.28)
         + spot(660, 330, 420, 380, "9fc4c8", 0.42)
         + spot(1280, 720, 620, 420, "0c1a20", 0.5)
@@ -128,9 +132,11 @@ def _blouse() -> str:
 
 
 def _blazer() -> str:
-    shoulder = "C{0}146 190 {0}222 198 {0}260 238 C{0}292 290 {0}310 380 {0}316 470 L{0}40 470 C{0}60 380 {0}98 260 {0}106 172 Z"
-    left = "M-106 172 " + shoulder.format("-")
-    right = "M106 172 " + shoulder.format("")
+    right = "M106 172 C146 190 222 198 260 238 C292 290 310 380 316 470 L40 470 C60 380 98 260 106 172 Z"
+    left = (
+        "M-106 172 C-146 190 -222 198 -260 238 C-292 290 -310 380 -316 470 "
+        "L-40 470 C-60 380 -98 260 -106 172 Z"
+    )
     return (
         area(left, "url(#blazer)")
         + area(right, "url(#blazer)")
@@ -146,7 +152,10 @@ def _blazer() -> str:
 
 
 def _lapels() -> str:
-    left = "M-104 168 C-130 208 -140 250 -144 286 L-106 292 L-118 322 C-84 380 -58 420 -36 472 L-30 440 C-62 350 -94 262 -104 168 Z"
+    left = (
+        "M-104 168 C-130 208 -140 250 -144 286 L-106 292 L-118 322 C-84 380 -58 420 -36 472 "
+        "L-30 440 C-62 350 -94 262 -104 168 Z"
+    )
     right = left.replace("-", "")
     return (
         area(left, "url(#lapel)")

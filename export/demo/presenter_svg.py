@@ -40,7 +40,7 @@ def spot(x: float, y: float, rx: float, ry: float, colour: str, opacity: float, 
 
 
 def linear(name: str, stops: tuple[tuple[float, str], ...], x2: float = 0.0, y2: float = 1.0) -> str:
-    """Definition of a linear gradient over the filled shape's box, downward unless ``x2``, ``y2`` say else."""
+    """Definition of a linear gradient over the filled shape's box, downward by default."""
     inner = "".join(f'<stop offset="{at}" stop-color="#{colour}"/>' for at, colour in stops)
     return f'<linearGradient id="{name}" x1="0" y1="0" x2="{x2}" y2="{y2}">{inner}</linearGradient>'
 
@@ -77,4 +77,4 @@ def over(below: NDArray[np.uint8], drawing: NDArray[np.uint8]) -> NDArray[np.uin
     """``drawing`` (RGBA) laid over ``below`` (RGB) of the same size, rounded to nearest: uint8 RGB."""
     alpha = drawing[..., 3:].astype(np.uint16)
     mixed = below * (255 - alpha) + drawing[..., :3] * alpha
-    return ((mixed + 127) // 255).astype(np.uint8)
+    return np.asarray((mixed + 127) // 255, dtype=np.uint8)
