@@ -1,8 +1,11 @@
-"""What sets the network families apart, in one table (sources: the published checkpoints' shapes)."""
+"""What sets the network families apart: levels, audio inputs and geometry (sources: published checkpoints)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from compositor_backend.geometry import FAMILIES as GEOMETRIES
+from compositor_backend.geometry import Family
 
 FULL_WIDTHS = (32, 64, 128, 256, 512)
 HALF_WIDTHS = (16, 32, 64, 128, 256)
@@ -29,17 +32,16 @@ class AudioMode:
 
 @dataclass(frozen=True)
 class NetworkFamily:
-    """A family of U-Nets.
+    """A family of U-Nets; `levels` are the channels of inc, down1, down2 … as indices into the widths."""
 
-    `network_px` is the side of its pictures, `levels` the channels of inc, down1 … as indices into its
-    widths, `mask` the black area (x1, y1, x2, y2; x2 and y2 exclusive) of channels 3–5.
-    """
-
-    name: str
-    network_px: int
+    geometry: Family
     levels: tuple[int, ...]
-    mask: tuple[int, int, int, int]
     audio: dict[str, AudioMode]
+
+    @property
+    def name(self) -> str:
+        """``328`` or ``160``, the side of the crop or of the network's picture, as people call it."""
+        return self.geometry.name
 
 
 _AVE = AudioMode("ave", (32, 16, 16), (1, 1))
@@ -50,9 +52,8 @@ _WENET_160 = AudioMode("wenet", (128, 16, 32), (1, 2), flat=True)
 
 FAMILIES = {
     "328": NetworkFamily(
-        "328", 320, (0, 0, 1, 2, 3, 4), (5, 5, 315, 310), {m.name: m for m in (_AVE, _HUBERT, _WENET)}
+        GEOMETRIES["328"], (0, 0, 1, 2, 3, 4), {m.name: m for m in (_AVE, _HUBERT, _WENET)}
     ),
-    "160": NetworkFamily(
-        "160", 160, (0, 1, 2, 3, 4), (5, 5, 155, 150), {m.name: m for m in (_HUBERT_160, _WENET_160)}
-    ),
+    "160": NetworkFamily(GEOMETRIES["160"], (0, 1, 2, 3, 4), {m.name: m for m in (_HUBERT_160, _WENET_160)}),
 }
+AUDIO_MODES = ("ave", "hubert", "wenet")

@@ -1,0 +1,112 @@
+"""Exports networks to the ONNX graphs that Triton serves, and refuses a graph that differs from its network."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from compositor_backend import contract
+from export.checkpoints import load_encoder, load_unet
+from export.errors import ExportError
+from export.graphs import ServedEncoder, ServedUNet
+from export.networks.audio_encoder import AudioEncoder
+from export.networks.unet import LipSyncUNet
+from export.parity import Limits, Parity, check_encoder, check_unet
+
+OPSET = 17
+IR_VERSION = 8
+"""What opset 17 came with; onnxruntime 1.12 and newer read it."""
+
+
+def export_unet(checkpoint: Path, family: str, audio: str, out: Path, limits: Limits | None = None) -> Parity:
+    """Write the served graph of a U-Net checkpoint to `out`; nothing is written if it is not equal."""
+    network, source = load_unet(checkpoint, family, audio)
+    return write_unet(network, source.sha256, out, limits)
+
+
+def export_encoder(checkpoint: Path, out: Path, limits: Limits | None = None) -> Parity:
+    """Write the served graph of an audio encoder's checkpoint to `out`; nothing if it is not equal."""
+    encoder, source = load_encoder(checkpoint)
+    return write_encoder(encoder, source.sha256, out, limits)
+
+
+def write_unet(network: LipSyncUNet, sha256: str, out: Path, limits: Limits | None = None) -> Parity:
+    """The same for a network in memory; `sha256` (hex) is its checkpoint's and makes AVATAR_KEY."""
+    side = network.family.geometry.network_px
+    sample = (torch.zeros(2, 3, side, side, dtype=torch.uint8), torch.zeros(2, *network.mode.shape))
+    wanted = contract.lipsync_model("unet", side, network.mode.shape)
+    model = _trace(ServedUNet(network, sha256), sample, wanted)
+    about = {"family": network.family.name, "audio": network.mode.name, "checkpoint_sha256": sha256}
+    key = contract.avatar_key(sha256)
+    return _write(model, about, out, lambda path: check_unet(path, network, key, limits))
+
+
+def write_encoder(encoder: AudioEncoder, sha256: str, out: Path, limits: Limits | None = None) -> Parity:
+    """The same for an encoder in memory."""
+    sample = (torch.zeros(2, 1, contract.MEL_BANDS, contract.MEL_FRAMES_PER_WINDOW),)
+    model = _trace(ServedEncoder(encoder), sample, contract.audio_encoder_model("encoder"))
+    about = {"checkpoint_sha256": sha256}
+    return _write(model, about, out, lambda path: check_encoder(path, encoder, limits))
+
+
+def _trace(module: nn.Module, sample: tuple[Tensor, ...], wanted: contract.Model) -> onnx.ModelProto:
+    """Trace a module whose arguments and results are the inputs and outputs of `wanted`, in that order."""
+    inputs, outputs = ([tensor.name for tensor in tensors] for tensors in (wanted.inputs, wanted.outputs))
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # The exporter that traces is announced as deprecated; the newer one needs a package of its own.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(),
+            sample,
+            str(file := Path(folder) / "traced.onnx"),
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_axes={name: {0: "batch"} for name in (*inputs, *outputs)},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        model = onnx.load(str(file))
+    model.ir_version = IR_VERSION
+    for output, tensor in zip(model.graph.output, wanted.outputs, strict=True):
+        # Triton's C++ backend compares dimensions to the letter, and the exporter leaves some of them open.
+        element = output.type.tensor_type.elem_type
+        shape: list[str | int] = ["batch", *tensor.shape[1:]]
+        output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, element, shape))
+    return model
+
+
+def _write(
+    model: onnx.ModelProto, about: Mapping[str, str], out: Path, check: Callable[[Path], Parity]
+) -> Parity:
+    onnx.helper.set_model_props(model, {f"lipstream.{key}": value for key, value in about.items()})
+    onnx.checker.check_model(model)
+    with replacing(out) as draft:
+        onnx.save(model, str(draft))
+        return check(draft)
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """A path to write to, renamed to `out` when all went well and removed when not."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}-", suffix=".onnx")
+        os.close(descriptor)
+    except OSError as error:
+        raise ExportError(f"{out} cannot be written: {error.strerror}") from error
+    draft = Path(name)
+    try:
+        yield draft
+        draft.replace(out)
+    except OSError as error:
+        raise ExportError(f"{out} cannot be written: {error.strerror}") from error
+    finally:
+        draft.unlink(missing_ok=True)
