@@ -9,7 +9,7 @@ _MODEL = tuple(
     for pattern in (
         r"failed to load '(?P<model>[^']+)' version \d+: (?P<text>.*)",
         r"Poll failed for model directory '(?P<model>[^']+)': (?P<text>.*)",
-        r"failed to (poll|load) model '(?P<model>[^']+)': (?P<text>.*)",
+        r"(failed to (poll|load)|load failed for) model '(?P<model>[^']+)': (?P<text>.*)",
     )
 )
 """What the log says of single models, the most telling first."""

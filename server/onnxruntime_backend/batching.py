@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,10 +70,9 @@ class Batcher:
     def _answer_group(self, requests: Sequence[Request]) -> list[Answer]:
         if len(requests) == 1:
             return [self._answer_alone(requests[0])]
-        try:
+        with suppress(*self._joint_errors):
             return list(self._answer_joint(requests))
-        except self._joint_errors:
-            return [self._answer_alone(request) for request in requests]
+        return [self._answer_alone(request) for request in requests]
 
     def _answer_alone(self, request: Request) -> Answer:
         try:
@@ -85,9 +85,7 @@ class Batcher:
         except self._errors:
             reference = uuid.uuid4().hex[:12]
             _log.exception("%s: a request failed [%s]", self._name, reference)
-            return RequestFailedError(
-                f"{self._name} failed on this request; see {reference} in the server's log"
-            )
+            return RequestFailedError(f"{self._name} failed; see {reference} in the server's log")
         return outputs
 
     def _answer_joint(self, requests: Sequence[Request]) -> list[Tensors]:

@@ -14,7 +14,7 @@ class TritonPythonModel:
     """One instance of a model; Triton makes one in each stub process."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the model; a `ModelLoadError` becomes the reason in Triton's log and in the answer to a load."""
+        """Load the model; a `ModelLoadError` is the reason in Triton's log and in the answer to a load."""
         self._model = OnnxModel.from_triton(args)
 
     def execute(self, requests: list[Any]) -> list[Any]:
