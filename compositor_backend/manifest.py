@@ -204,9 +204,7 @@ class _Reader:
     def _only(self, names: list[str]) -> None:
         extra = sorted(set(self._fields) - set(names))
         if extra:
-            raise PackError(
-                f"{self._source} has a field {_shorten(extra[0])} that this version does not know"
-            )
+            raise PackError(f"{self._source} has the unknown field {_shorten(extra[0])}")
 
     def _get(self, name: str) -> Any:
         if name not in self._fields:

@@ -21,6 +21,8 @@ importer writes a new folder and renames it over the old one; whoever has the ol
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -37,6 +39,13 @@ from compositor_backend.jpeg import Header, JpegSettings, encode, marker_codes, 
 from compositor_backend.manifest import MANIFEST_NAME, FileEntry, Manifest
 
 _HASH_BLOCK_BYTES = 1 << 20
+_NPY_HEADER_LIMIT_BYTES = 1024
+_NPY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00(?P<length>..)(?P<text>"
+    rb"\{'descr': '(?P<descr>[<|]\w\d)', 'fortran_order': False, 'shape': \((?P<shape>[\d, ]{1,99})\), \} *\n)",
+    re.DOTALL,
+)
+"""Version 1.0 of the format, as numpy writes it: rows first, little-endian."""
 
 
 class AvatarPack:
@@ -126,18 +135,18 @@ class AvatarPack:
         return self.folder / f"{name}.npy"
 
     def _map(self, name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
-        """A file's array, mapped, if dtype and shape (None: any length) and size on disk are as wanted."""
+        """A file's array, mapped, if dtype and shape (None: any length) are as wanted."""
         path, entry = self._path(name), self.manifest.files[name]
-        array = _map_array(path, entry)
-        fits = array.ndim == len(shape) and all(
-            want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+        wanted_dtype = np.dtype(dtype)
+        fits = len(entry.shape) == len(shape) and all(
+            want in (None, have) for want, have in zip(shape, entry.shape, strict=True)
         )
-        if array.dtype != dtype or not fits:
-            wanted = ["·" if n is None else n for n in shape]
+        if entry.dtype != wanted_dtype.name or not fits:
+            wanted = str(list(shape)).replace("None", "·")
             raise PackError(
-                f"{path} holds {array.dtype} {list(array.shape)}; {np.dtype(dtype)} {wanted} is wanted"
+                f"{path} holds {entry.dtype} {list(entry.shape)}; {wanted_dtype} {wanted} is wanted"
             )
-        return array
+        return _map_array(path, entry, wanted_dtype)
 
     def _checked_regions(self) -> list[Region]:
         """Each frame's region by its face box, which must be what the file says."""
@@ -189,22 +198,35 @@ class AvatarPack:
             )
 
 
-def _map_array(path: Path, entry: FileEntry) -> NDArray[Any]:
+def _map_array(path: Path, entry: FileEntry, dtype: np.dtype[Any]) -> NDArray[Any]:
     """The array in a ``.npy`` file, mapped read-only; `PackError` if it is not what the entry says."""
     try:
         size = path.stat().st_size
         if size != entry.bytes:
             raise PackError(f"{path} is {size} bytes long; {entry.bytes} are wanted")
-        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, TypeError, EOFError, SyntaxError) as error:
+        with path.open("rb") as file:
+            start = _array_start(file.read(_NPY_HEADER_LIMIT_BYTES), dtype, entry.shape)
+        if start is None or start + math.prod(entry.shape) * dtype.itemsize != size:
+            raise PackError(f"{path} is not a .npy file of {dtype} {list(entry.shape)}, rows first")
+        mapped = np.memmap(path, dtype, "r", start, entry.shape)
+    except OSError as error:
         raise PackError(f"{path} cannot be opened: {error}") from error
-    if array.dtype.name != entry.dtype or array.shape != entry.shape or not array.flags.c_contiguous:
-        raise PackError(
-            f"{path} holds {array.dtype.name} {list(array.shape)}; "
-            f"its manifest says {entry.dtype} {list(entry.shape)}"
-        )
     # A memmap runs Python code at every slice; a plain array on the same memory does not.
-    return np.asarray(array)
+    return np.asarray(mapped)
+
+
+def _array_start(header: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int | None:
+    """Where the data starts in a ``.npy`` file of that dtype and shape; None if it is of another.
+
+    numpy's own reader evaluates the header as Python and fails in a dozen ways where it is damaged.
+    """
+    found = _NPY_HEADER.match(header)
+    if found is None or found["descr"].decode() != dtype.str:
+        return None
+    stored = tuple(int(size) for size in re.findall(rb"\d+", found["shape"]))
+    length = int.from_bytes(found["length"], "little")
+    start = found.start("text") + length
+    return start if stored == shape and found.end() == start else None
 
 
 def file_sha256(path: Path) -> str:

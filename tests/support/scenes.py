@@ -1,0 +1,63 @@
+"""Textured frames, mouths and avatar packs for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compositor_backend.pack import AvatarPack
+from export.pack_writer import PackSettings, write_pack
+
+Pixels = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+KEY = -1234567890123456789
+
+
+def textured(width: int, height: int, seed: int) -> Pixels:
+    """uint8 [H,W,3]: gradients of three slopes under noise, all of it different for each seed."""
+    rng = np.random.default_rng(seed)
+    down, across = np.mgrid[:height, :width].astype(np.float32)
+    base = np.stack([across * 0.3 + 40 * seed, down * 0.4, (across + down) * 0.25 + 90], axis=-1) % 256
+    noise = rng.integers(-40, 41, (height, width, 3), dtype=np.int16)
+    return np.clip(base + noise, 0, 255).astype(np.uint8)
+
+
+def mouths(count: int, size_px: int, seed: int = 0) -> Pixels:
+    """uint8 [count,S,S,3]: random, so that no pixel is right by chance."""
+    return np.random.default_rng(seed).integers(0, 256, (count, size_px, size_px, 3), dtype=np.uint8)
+
+
+def keys(count: int, key: int = KEY) -> NDArray[np.int64]:
+    return np.full((count, 1), key, np.int64)
+
+
+def settings(avatar_id: str = "ann", **changes: Any) -> PackSettings:
+    values = {
+        "avatar_id": avatar_id,
+        "family": "328",
+        "audio_mode": "ave",
+        "audio_shape": (32, 16, 16),
+        "encoder": "demo",
+        "network": f"lipsync_{avatar_id}",
+        "network_key": KEY,
+    }
+    return PackSettings(**(values | changes))
+
+
+def write_avatar(
+    avatars: Path, frames: Sequence[Pixels], boxes: Sequence[Box], avatar_id: str = "ann", **changes: Any
+) -> Path:
+    """The folder of a new pack."""
+    folder = avatars / f"avatar_{avatar_id}"
+    write_pack(folder, settings(avatar_id, **changes), zip(frames, boxes, strict=True))
+    return folder
+
+
+def open_avatar(
+    avatars: Path, frames: Sequence[Pixels], boxes: Sequence[Box], avatar_id: str = "ann", **changes: Any
+) -> AvatarPack:
+    return AvatarPack(write_avatar(avatars, frames, boxes, avatar_id, **changes))

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import simplejpeg
+import turbojpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from compositor_backend.compositor import Compositor, compose
+from compositor_backend.errors import TensorError, UnknownAvatarError, WrongNetworkError
+from compositor_backend.pack import AvatarPack, PackCache
+from tests.support.scenes import KEY, Box, Pixels, keys, mouths, open_avatar, textured, write_avatar
+
+SAMPLINGS = {"420": turbojpeg.Y420, "422": turbojpeg.Y422, "444": turbojpeg.Y444}
+
+
+def composited(frame: Pixels, box: Box, mouth: Pixels, crop_px: int = 328) -> Pixels:
+    """The frame with the mouth pasted hard, the plain way and with Pillow alone."""
+    x1, y1, x2, y2 = box
+    picture = Image.fromarray(frame)
+    crop = picture.crop(box).resize((crop_px, crop_px), Image.Resampling.BICUBIC)
+    crop.paste(Image.fromarray(mouth), (4, 4))
+    picture.paste(crop.resize((x2 - x1, y2 - y1), Image.Resampling.BICUBIC), (x1, y1))
+    return np.array(picture)
+
+
+def full_encode(frame: Pixels, subsampling: str = "420", quality: int = 75) -> bytes:
+    """The whole frame encoded at once, without restart markers."""
+    jpeg: bytes = turbojpeg.compress(np.ascontiguousarray(frame), quality, SAMPLINGS[subsampling])
+    return jpeg
+
+
+def libjpeg_pixels(jpeg: bytes) -> Pixels:
+    pixels: Pixels = simplejpeg.decode_jpeg(jpeg, fastdct=False)
+    return pixels
+
+
+def ffmpeg_planes(jpeg: bytes) -> list[Pixels]:
+    """Y, Cb and Cr by FFmpeg's decoder, which shares nothing with libjpeg."""
+    decoder = av.CodecContext.create("mjpeg", "r")
+    (frame,) = decoder.decode(av.Packet(jpeg)) + decoder.decode(None)
+    return [
+        np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width].copy()
+        for plane in frame.planes
+    ]
+
+
+def assert_same_picture(spliced: bytes, whole: bytes) -> None:
+    np.testing.assert_array_equal(libjpeg_pixels(spliced), libjpeg_pixels(whole))
+    for ours, theirs in zip(ffmpeg_planes(spliced), ffmpeg_planes(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def boxes_everywhere(width: int, height: int, side: int) -> list[Box]:
+    """A box in the middle, off every grid, and one in each corner."""
+    places = [
+        ((width - side) // 2 + 3, (height - side) // 2 + 5),
+        (0, 0),
+        (width - side, 0),
+        (0, height - side),
+        (width - side, height - side),
+    ]
+    return [(x, y, x + side, y + side) for x, y in places]
+
+
+def assert_equals_full_encode(folder: Path, width: int, height: int, side: int, subsampling: str) -> None:
+    boxes = boxes_everywhere(width, height, side)
+    frames = [textured(width, height, seed) for seed in range(len(boxes))]
+    faces = mouths(len(boxes), 320)
+    with open_avatar(folder, frames, boxes, subsampling=subsampling) as pack:
+        jpegs = compose(pack, np.arange(len(boxes)), faces, keys(len(boxes)))
+    for jpeg, frame, box, face in zip(jpegs, frames, boxes, faces, strict=True):
+        assert_same_picture(jpeg, full_encode(composited(frame, box, face), subsampling))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "side"),
+    [(1280, 720, 181), (1920, 1080, 270), (720, 1280, 190), (3840, 2160, 541), (854, 480, 119)],
+)
+def test_a_frame_decodes_to_the_pixels_of_a_full_encode(
+    tmp_path: Path, width: int, height: int, side: int
+) -> None:
+    assert_equals_full_encode(tmp_path, width, height, side, "420")
+
+
+@pytest.mark.parametrize("subsampling", ["422", "444"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (854, 480), (1366, 767)])
+def test_other_subsamplings_decode_to_the_pixels_of_a_full_encode(
+    tmp_path: Path, width: int, height: int, subsampling: str
+) -> None:
+    assert_equals_full_encode(tmp_path, width, height, 167, subsampling)
+
+
+@pytest.mark.parametrize(("width", "height"), [(848, 480), (1366, 768), (641, 479), (110, 107)])
+def test_awkward_widths_decode_to_the_pixels_of_a_full_encode(
+    tmp_path: Path, width: int, height: int
+) -> None:
+    """53 MCUs a row (a prime), 2 x 43, 41 with ragged edges, and a frame hardly larger than the face."""
+    assert_equals_full_encode(tmp_path, width, height, 97, "420")
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> tuple[int, int, Box]:
+    width, height = draw(st.integers(1, 140)), draw(st.integers(1, 100))
+    x1, y1 = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
+    return width, height, (x1, y1, draw(st.integers(x1 + 1, width)), draw(st.integers(y1 + 1, height)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    scene=scenes(),
+    subsampling=st.sampled_from(["420", "422", "444"]),
+    interval=st.integers(1, 9),
+    quality=st.integers(1, 100),
+    seed=st.integers(0, 2**16),
+)
+def test_any_frame_and_box_decode_to_the_pixels_of_a_full_encode(
+    tmp_path_factory: pytest.TempPathFactory,
+    scene: tuple[int, int, Box],
+    subsampling: str,
+    interval: int,
+    quality: int,
+    seed: int,
+) -> None:
+    width, height, box = scene
+    frame, face = textured(width, height, seed), mouths(1, 160, seed)
+    options = {"subsampling": subsampling, "interval_wanted": interval, "quality": quality, "family": "160"}
+    with open_avatar(tmp_path_factory.mktemp("any"), [frame], [box], **options) as pack:
+        (jpeg,) = compose(pack, np.array([0]), face, keys(1))
+    whole = full_encode(composited(frame, box, face[0], crop_px=168), subsampling, quality)
+    np.testing.assert_array_equal(libjpeg_pixels(jpeg), libjpeg_pixels(whole))
+
+
+def test_pillow_reads_the_frame_without_complaint(tmp_path: Path) -> None:
+    frame, box = textured(320, 240, 1), (60, 50, 201, 190)
+    with open_avatar(tmp_path, [frame], [box]) as pack:
+        (jpeg,) = compose(pack, np.array([0]), mouths(1, 320), keys(1))
+    with Image.open(io.BytesIO(jpeg)) as picture:
+        picture.load()
+        assert (picture.format, picture.size, picture.mode) == ("JPEG", (320, 240), "RGB")
+        assert "progression" not in picture.info
+
+
+def test_feather_leaves_no_visible_square(tmp_path: Path) -> None:
+    """A white mouth on grey: pasted hard it jumps by 127 at the edge, feathered by a tenth of that."""
+    frame = np.full((240, 320, 3), 128, np.uint8)
+    mouth = np.full((1, 320, 320, 3), 255, np.uint8)
+    steps = {}
+    for blend in ("hard", "feather"):
+        with open_avatar(tmp_path / blend, [frame], [(80, 40, 240, 200)], blend=blend, quality=95) as pack:
+            (jpeg,) = compose(pack, np.array([0]), mouth, keys(1))
+        pixels = libjpeg_pixels(jpeg).astype(int)[..., 1]
+        steps[blend] = max(np.abs(np.diff(pixels, axis=axis)).max() for axis in (0, 1))
+        assert pixels[120, 160] >= 253
+        assert abs(pixels[20, 20] - 128) <= 1
+    assert steps["hard"] > 60
+    assert steps["feather"] <= 16
+
+
+@pytest.fixture(scope="module")
+def avatars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("avatars")
+    frames = [textured(160, 120, seed) for seed in range(4)]
+    boxes = [(30 + n, 20, 90 + n, 80) for n in range(4)]
+    write_avatar(folder, frames, boxes)
+    return folder
+
+
+@pytest.fixture
+def pack(avatars: Path) -> AvatarPack:
+    return AvatarPack(avatars / "avatar_ann")
+
+
+def request(frame_index: list[int], **changes: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    inputs: dict[str, NDArray[Any]] = {
+        "AVATAR": np.array([b"ann"], object),
+        "FRAME_INDEX": np.array(frame_index, np.int32),
+        "MOUTH": mouths(len(frame_index), 320),
+        "AVATAR_KEY": keys(len(frame_index)),
+    }
+    return inputs | changes
+
+
+def test_the_model_answers_with_frames_and_boxes_along_the_ping_pong(avatars: Path) -> None:
+    model = Compositor(PackCache(avatars, 1 << 30))
+    inputs = request([2, 3, 4, 9])
+    outputs = model(inputs)
+    assert outputs["JPEG"].dtype == object
+    assert outputs["RECT"].dtype == np.int32
+    np.testing.assert_array_equal(outputs["RECT"][:, 0], [32, 33, 32, 33])
+    for jpeg, seed, mouth in zip(outputs["JPEG"], [2, 3, 2, 3], inputs["MOUTH"], strict=True):
+        box = (30 + seed, 20, 90 + seed, 80)
+        assert_same_picture(jpeg, full_encode(composited(textured(160, 120, seed), box, mouth)))
+
+
+def test_one_bad_key_in_a_batch_is_refused(avatars: Path) -> None:
+    wrong = keys(3)
+    wrong[1] = 99
+    with pytest.raises(WrongNetworkError, match=f"AVATAR_KEY is 99; {KEY} is wanted: .* lipsync_ann"):
+        Compositor(PackCache(avatars, 1 << 30))(request([0, 1, 2], AVATAR_KEY=wrong))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("MOUTH", mouths(2, 160), r"MOUTH is uint8 \[2, 160, 160, 3\]; uint8 \[2, 320, 320, 3\] is wanted"),
+        ("MOUTH", mouths(3, 320), r"MOUTH is uint8 \[3, 320, 320, 3\]; uint8 \[2, 320, 320, 3\] is wanted"),
+        ("MOUTH", mouths(2, 320).astype(np.float32), "MOUTH is float32"),
+        ("MOUTH", mouths(2, 320)[..., 0], r"MOUTH is uint8 \[2, 320, 320\]"),
+        ("AVATAR_KEY", keys(1), r"AVATAR_KEY is int64 \[1, 1\]; int64 \[2, 1\] is wanted"),
+        ("AVATAR_KEY", keys(2)[:, 0], r"AVATAR_KEY is int64 \[2\]"),
+        ("AVATAR_KEY", keys(2).astype(np.float64), "AVATAR_KEY is float64"),
+        ("FRAME_INDEX", np.array([0, -1], np.int32), "FRAME_INDEX holds -1"),
+    ],
+)
+def test_a_wrong_tensor_is_named(avatars: Path, name: str, value: NDArray[Any], sentence: str) -> None:
+    with pytest.raises(TensorError, match=sentence):
+        Compositor(PackCache(avatars, 1 << 30))(request([0, 1], **{name: value}))
+
+
+def test_an_unknown_avatar_is_named(avatars: Path) -> None:
+    with pytest.raises(UnknownAvatarError, match="'bob'"):
+        Compositor(PackCache(avatars, 1 << 30))(request([0], AVATAR=np.array([b"bob"], object)))
+
+
+def test_mouths_may_lie_anyhow_in_memory(pack: AvatarPack) -> None:
+    planar = mouths(2, 320).transpose(0, 3, 1, 2).copy()
+    views = planar.transpose(0, 2, 3, 1)
+    template = np.array([1, 0])
+    expected = compose(pack, template, np.ascontiguousarray(views), keys(2))
+    assert compose(pack, template, views, keys(2)) == expected
+
+
+def test_a_frame_does_not_depend_on_its_neighbours(pack: AvatarPack) -> None:
+    faces = mouths(4, 320)
+    template = np.array([3, 0, 2, 0])
+    together = compose(pack, template, faces, keys(4))
+    alone = [compose(pack, template[n : n + 1], faces[n : n + 1], keys(1))[0] for n in range(4)]
+    assert together == alone
+    assert together[1] != together[3]
