@@ -104,7 +104,7 @@ def training_samples(settings: CorpusSettings) -> Iterator[Sample]:
         yield _validation_sample(n, rng)
 
 
-def test_samples(count: int, seed: int = 77) -> Iterator[Sample]:
+def held_out_samples(count: int, seed: int = 77) -> Iterator[Sample]:
     """Held-out sentences by voices that no network was trained on; every third one by the shifted joe.
 
     Half of them are clean, half have noise at 25 dB.
@@ -118,7 +118,9 @@ def test_samples(count: int, seed: int = 77) -> Iterator[Sample]:
             speech, voice = shift(speak_piper(text, settings), TEST_SHIFT), "joe-shifted"
         else:
             language, variant = TEST_VOICES[(n - n // 3 - 1) % len(TEST_VOICES)]
-            speech = speak_espeak(text, EspeakSettings(language, variant, rate_wpm=int(rng.integers(140, 185))))
+            speech = speak_espeak(
+                text, EspeakSettings(language, variant, rate_wpm=int(rng.integers(140, 185)))
+            )
             voice = f"espeak-{variant}"
         snr_db = 25.0 if n % 2 else None
         yield finish(pad(speech, 0.4, 0.5), voice, "test", 0.5, snr_db, rng)
@@ -210,9 +212,7 @@ def _spoil(speech: Utterance, voice: str, split: str, rng: Rng) -> Sample:
     return _mix(pcm, track, voice, split, peak, snr_db, rng)
 
 
-def finish(
-    speech: Utterance, voice: str, split: str, peak: float, snr_db: float | None, rng: Rng
-) -> Sample:
+def finish(speech: Utterance, voice: str, split: str, peak: float, snr_db: float | None, rng: Rng) -> Sample:
     """A sample of clean speech: peak level set, pink noise added if `snr_db` is given."""
     return _mix(speech.pcm, mouth_track(speech), voice, split, peak, snr_db, rng)
 
@@ -294,7 +294,9 @@ class Corpus:
 
     def rows(self, name: str) -> NDArray[np.int64]:
         """All rows of a split."""
-        spans = [np.arange(e.first_row, e.first_row + e.frames + WINDOWS_PER_FRAME - 1) for e in self.split(name)]
+        spans = [
+            np.arange(e.first_row, e.first_row + e.frames + WINDOWS_PER_FRAME - 1) for e in self.split(name)
+        ]
         return np.concatenate(spans)
 
 

@@ -12,7 +12,6 @@ Picture n depends on the corpus, the seed and n only.
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +139,7 @@ def drawn(folder: Path) -> int:
 def _write_drawn(folder: Path, count: int) -> None:
     unfinished = folder / "drawn.part"
     unfinished.write_text(str(count))
-    os.replace(unfinished, folder / "drawn.txt")
+    unfinished.replace(folder / "drawn.txt")
 
 
 class Pictures:

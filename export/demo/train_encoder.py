@@ -91,7 +91,9 @@ def train_encoder(
     torch.manual_seed(settings.seed)
     network = AudioEncoder().to(device)
     _start_awake(network)
-    optimizer = torch.optim.AdamW(network.parameters(), settings.peak_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), settings.peak_rate, weight_decay=settings.weight_decay
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.peak_rate, total_steps=settings.steps, pct_start=0.15
     )
@@ -234,4 +236,6 @@ def _cross_read(tables: list[Floats], truths: list[Floats], half: int) -> Floats
     x = np.concatenate([features(tables[n]) for n in others])
     y = np.concatenate([lip_openings(truths[n]) for n in others])
     weights = np.linalg.solve(x.T @ x + 1.0 * np.eye(x.shape[1]), x.T @ y)
-    return np.concatenate([features(tables[n]) @ weights for n in range(half, len(tables), 2)]).astype(np.float32)
+    return np.concatenate([features(tables[n]) @ weights for n in range(half, len(tables), 2)]).astype(
+        np.float32
+    )

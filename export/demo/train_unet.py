@@ -6,21 +6,25 @@ rest, the audio is that of the trained encoder, the truth is the renderer's.
 
 from __future__ import annotations
 
+import math
+import multiprocessing
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from compositor_backend.contract import WINDOWS_PER_FRAME
-from export.demo.pictures import FAMILY, Pictures, Pixels
-from export.demo.progress import TrainingLog, load_checkpoint, save_checkpoint
+from export.demo.pictures import FAMILY, Pictures, PictureSettings, Pixels
+from export.demo.progress import TrainingLog, load_checkpoint, pick_device, save_checkpoint
 from export.networks.families import FAMILIES, HALF_WIDTHS
 from export.networks.unet import LipSyncUNet
 
@@ -32,16 +36,31 @@ AUDIO_SHAPE = FAMILIES["328"].audio["ave"].shape
 class UNetSettings:
     """Training of the U-Net."""
 
-    steps: int = 2000
+    steps: int = 1400
     batch: int = 8
     peak_rate: float = 3e-3
     weight_decay: float = 1e-4
     average: float = 0.99
     """Decay of the moving average of the weights; the average is what is kept."""
     mouth_weight: float = 8.0
+    ideal_steps: int = 200
+    """Steps with ideal embeddings, made from the true mouths: to learn drawing, needs no encoder yet."""
     seed: int = 4
     validate_every: int = 100
     save_every: int = 25
+
+
+@dataclass(frozen=True)
+class UNetJob:
+    """A training: `folder` holds ``pictures/``, ``ideal.npy``, ``embeddings.npy`` and gets the results."""
+
+    folder: Path
+    settings: UNetSettings
+    pictures: PictureSettings
+    device: str = "cpu"
+    workers: int = 1
+    budget_s: float = float("inf")
+    """Time for all steps; on a slow machine the schedule is shortened to it."""
 
 
 @dataclass
@@ -51,8 +70,10 @@ class Run:
     network: LipSyncUNet
     averaged: LipSyncUNet
     optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
     step: int = 0
+    spent_s: float = 0.0
+    done: float = 0.0
+    """Share of the training that is behind it, by steps or by time, whichever says more."""
 
 
 def network_input(crops: Tensor) -> Tensor:
@@ -97,34 +118,102 @@ def mouth_area(pictures: Pictures, threshold: float = 1.0) -> tuple[slice, slice
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def train_unet(
+def train_unet(job: UNetJob, progress: Callable[[int, int], None] = lambda done, total: None) -> LipSyncUNet:
+    """Train, or go on from the last checkpoint; leaves ``unet.pt`` and ``unet-final.pt`` in the job's folder.
+
+    On a CPU each worker is a process with one thread and its share of the batch, which loses less to a busy
+    machine than threads that wait for one another in every layer. Returns the averaged network.
+    """
+    if job.workers == 1:
+        return _work(0, job, progress)
+    with tempfile.TemporaryDirectory() as meeting:
+        store = str(Path(meeting) / "store")
+        others = [
+            multiprocessing.get_context("spawn").Process(target=_join, args=(rank, job, store), daemon=True)
+            for rank in range(1, job.workers)
+        ]
+        for other in others:
+            other.start()
+        network = _meet(0, job, store, progress)
+        for other in others:
+            other.join()
+    return network
+
+
+def _join(rank: int, job: UNetJob, store: str) -> None:
+    """Entry point of the workers other than the first."""
+    _meet(rank, job, store, lambda done, total: None)
+
+
+def _meet(rank: int, job: UNetJob, store: str, progress: Callable[[int, int], None]) -> LipSyncUNet:
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{store}",
+        rank=rank,
+        world_size=job.workers,
+        timeout=timedelta(minutes=30),
+    )
+    try:
+        return _work(rank, job, progress)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _work(rank: int, job: UNetJob, progress: Callable[[int, int], None]) -> LipSyncUNet:
+    settings, device = job.settings, pick_device(job.device)
+    pictures = Pictures(job.folder / "pictures", job.pictures)
+    run = _start(job.folder / "unet.pt", settings, device)
+    weights = torch.from_numpy(pixel_weights(pictures, settings.mouth_weight)).to(device)
+    log = TrainingLog(job.folder / "log.jsonl", "unet")
+    sources = Embeddings(job.folder, settings)
+    while run.done < 1:
+        started = time.monotonic()
+        loss = _step(run, rank, job, pictures, sources.at(run.step), weights, device)
+        run.spent_s += time.monotonic() - started
+        if rank == 0:
+            _look_after(run, job, pictures, sources.at(run.step), loss, log, device)
+            progress(round(run.done * settings.steps), settings.steps)
+    if rank == 0:
+        settle_statistics(run.averaged, pictures, sources.at(run.step), device, batches=40)
+        save_checkpoint(job.folder / "unet-final.pt", run.averaged.state_dict())
+    return run.averaged.eval()
+
+
+class Embeddings:
+    """Where the audio input comes from: for the first steps the ideal encoder's, then the trained one's."""
+
+    def __init__(self, folder: Path, settings: UNetSettings) -> None:
+        self._folder, self._ideal_steps = folder, settings.ideal_steps
+        self._opened: dict[str, NDArray[np.float16]] = {}
+
+    def at(self, step: int) -> NDArray[np.float16]:
+        """Embeddings float16 [R, 512] for a step; waits until the encoder's have been stored."""
+        name = "ideal.npy" if step < self._ideal_steps else "embeddings.npy"
+        if name not in self._opened:
+            while not (self._folder / name).exists():
+                time.sleep(0.5)
+            self._opened[name] = np.load(self._folder / name, mmap_mode="r")
+        return self._opened[name]
+
+
+def _look_after(
+    run: Run,
+    job: UNetJob,
     pictures: Pictures,
     embeddings: NDArray[np.float16],
-    folder: Path,
-    settings: UNetSettings,
+    loss: float,
     log: TrainingLog,
     device: torch.device,
-    deadline_s: float = float("inf"),
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> LipSyncUNet:
-    """Train, or go on from the last checkpoint; leaves ``folder/unet.pt``, returns the averaged network.
-
-    `deadline_s` is a time of `time.monotonic`; after it the training stops with what it has.
-    """
-    run = _start(folder / "unet.pt", settings, device)
-    weights = torch.from_numpy(pixel_weights(pictures, settings.mouth_weight)).to(device)
-    while run.step < settings.steps and time.monotonic() < deadline_s:
-        loss = _step(run, pictures, embeddings, weights, settings, device)
-        if run.step % settings.save_every == 0 or run.step == settings.steps:
-            save_checkpoint(folder / "unet.pt", _state(run, settings))
-        if run.step % settings.validate_every == 0 or run.step == settings.steps:
-            settle_statistics(run.averaged, pictures, embeddings, device, batches=8)
-            figures = validate_unet(run.averaged, pictures, embeddings, device, folder / f"strip-{run.step}.png")
-            log.write(step=run.step, loss=loss, **figures)
-        progress(run.step, settings.steps)
-    settle_statistics(run.averaged, pictures, embeddings, device, batches=40)
-    save_checkpoint(folder / "unet-final.pt", run.averaged.state_dict())
-    return run.averaged.eval()
+) -> None:
+    """Save and validate when it is time for it."""
+    settings, step = job.settings, run.step
+    if step % settings.save_every == 0 or run.done >= 1:
+        save_checkpoint(job.folder / "unet.pt", _state(run, settings))
+    if step % settings.validate_every == 0 or run.done >= 1:
+        settle_statistics(run.averaged, pictures, embeddings, device, batches=6)
+        strip = job.folder / f"strip-{step:05d}.png"
+        log.write(step=step, loss=loss, **validate_unet(run.averaged, pictures, embeddings, device, strip))
 
 
 def _start(path: Path, settings: UNetSettings, device: torch.device) -> Run:
@@ -134,16 +223,25 @@ def _start(path: Path, settings: UNetSettings, device: torch.device) -> Run:
     optimizer = torch.optim.AdamW(
         network.parameters(), settings.peak_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.peak_rate, total_steps=settings.steps, pct_start=0.1, final_div_factor=1e3
-    )
-    run = Run(network, averaged, optimizer, schedule)
+    run = Run(network, averaged, optimizer)
     state = load_checkpoint(path)
-    if state is not None and state["settings"] == asdict(settings):
-        run.step = int(state["step"])
-        for name in ("network", "averaged", "optimizer", "schedule"):
+    if state is not None and _comparable(state["settings"]) == _comparable(asdict(settings)):
+        run.step, run.spent_s = int(state["step"]), float(state.get("spent_s", 0.0))
+        run.done = run.step / settings.steps
+        for name in ("network", "averaged", "optimizer"):
             getattr(run, name).load_state_dict(state[name])
     return run
+
+
+def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the length, which may change while a training goes on."""
+    return {name: value for name, value in settings.items() if name != "steps"}
+
+
+def learning_rate(run: Run, settings: UNetSettings) -> float:
+    """Rises linearly over the first 60 steps, then falls along a cosine to a thousandth at the end."""
+    warm = min(1.0, (run.step + 1) / 60)
+    return settings.peak_rate * warm * (0.001 + 0.999 * (0.5 + 0.5 * math.cos(math.pi * min(run.done, 1.0))))
 
 
 def new_network() -> LipSyncUNet:
@@ -152,20 +250,22 @@ def new_network() -> LipSyncUNet:
 
 
 def _state(run: Run, settings: UNetSettings) -> dict[str, Any]:
-    parts = ("network", "averaged", "optimizer", "schedule")
+    parts = ("network", "averaged", "optimizer")
     state = {name: getattr(run, name).state_dict() for name in parts}
-    return {"settings": asdict(settings), "step": run.step, **state}
+    return {"settings": asdict(settings), "step": run.step, "spent_s": run.spent_s, **state}
 
 
 def _step(
     run: Run,
+    rank: int,
+    job: UNetJob,
     pictures: Pictures,
     embeddings: NDArray[np.float16],
     weights: Tensor,
-    settings: UNetSettings,
     device: torch.device,
 ) -> float:
-    crops, truths, rows = pictures.get(batch_numbers(pictures, settings, run.step))
+    numbers = batch_numbers(pictures, job.settings, run.step)[rank :: job.workers]
+    crops, truths, rows = pictures.get(numbers)
     run.network.train()
     with torch.autocast(device.type, torch.bfloat16):
         audio = network_audio(embeddings, rows).to(device)
@@ -173,12 +273,34 @@ def _step(
     loss = picture_loss(predicted.float(), network_target(torch.from_numpy(truths).to(device)), weights)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    done = max(run.step / job.settings.steps, run.spent_s / job.budget_s)
+    run.done = _share(run.network, job.workers, done)
     nn.utils.clip_grad_norm_(run.network.parameters(), 1.0)
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(run, job.settings)
     run.optimizer.step()
-    run.schedule.step()
     run.step += 1
-    _average(run.averaged, run.network, min(settings.average, (1 + run.step) / (10 + run.step)))
+    if run.step >= job.settings.steps:
+        run.done = 1.0
+    _average(run.averaged, run.network, min(job.settings.average, (1 + run.step) / (10 + run.step)))
     return float(loss.detach())
+
+
+def _share(network: nn.Module, workers: int, done: float) -> float:
+    """The mean of all workers' gradients, in one exchange; every worker then takes the same step.
+
+    The mean of their `done` comes back, so that they also stop at the same step.
+    """
+    if workers == 1:
+        return done
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), torch.tensor([done])])
+    distributed.all_reduce(flat)
+    flat /= workers
+    parts = torch.split(flat[:-1], [gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+    return float(flat[-1])
 
 
 def batch_numbers(pictures: Pictures, settings: UNetSettings, step: int) -> NDArray[np.int64]:
@@ -210,7 +332,11 @@ def _average(averaged: nn.Module, network: nn.Module, decay: float) -> None:
 
 @torch.no_grad()
 def settle_statistics(
-    network: nn.Module, pictures: Pictures, embeddings: NDArray[np.float16], device: torch.device, batches: int
+    network: nn.Module,
+    pictures: Pictures,
+    embeddings: NDArray[np.float16],
+    device: torch.device,
+    batches: int,
 ) -> None:
     """Compute the batch norms' statistics afresh: those of the network in training are not the average's."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -269,5 +395,8 @@ def _write_strip(path: Path, predicted: Pixels, truths: Pixels, area: tuple[slic
 
     rows = []
     for first in range(0, min(48, len(truths)), 12):
-        rows += [np.concatenate([p[area] for p in some[first : first + 12]], axis=1) for some in (predicted, truths)]
+        rows += [
+            np.concatenate([p[area] for p in some[first : first + 12]], axis=1)
+            for some in (predicted, truths)
+        ]
     Image.fromarray(np.concatenate(rows)).save(path)

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from compositor_backend.contract import SAMPLE_RATE_HZ
 from export.demo.phonemes import Phoneme, is_mark
+from export.errors import ExportError
 
 
-class VoiceError(RuntimeError):
+class VoiceError(ExportError):
     """A synthesiser is missing or refused what it was asked to say."""
 
 
@@ -62,7 +63,7 @@ PIPER_LABELS_LATE_S = 0.015
 """Piper's phoneme times lag its samples by this much, measured by correlating openings with loudness."""
 
 
-def speak_piper(text: str, settings: PiperSettings = PiperSettings()) -> Utterance:  # noqa: B008
+def speak_piper(text: str, settings: PiperSettings = PiperSettings()) -> Utterance:
     """Say `text` with the natural voice; equal settings on equal software give equal samples."""
     import onnxruntime
     from piper import SynthesisConfig
@@ -220,7 +221,7 @@ def _espeak() -> _Espeak:
     return _Espeak()
 
 
-def speak_espeak(text: str, settings: EspeakSettings = EspeakSettings()) -> Utterance:  # noqa: B008
+def speak_espeak(text: str, settings: EspeakSettings = EspeakSettings()) -> Utterance:
     """Say `text` with a robotic voice."""
     engine = _espeak()
     samples, events = engine.speak(text, settings)

@@ -1,0 +1,197 @@
+"""Trains the demo's networks from nothing: says the corpus, trains the encoder, then the U-Net, and exports both.
+
+Everything is kept in a work folder and taken up again where it was left; with the same settings on the same
+number of workers the result is the same but for the order of floating-point sums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.demo.corpus import Corpus, CorpusSettings, build_corpus
+from export.demo.half_storage import store_half
+from export.demo.pictures import Pictures, PictureSettings, draw, prepare
+from export.demo.progress import TrainingLog, pick_device
+from export.demo.train_encoder import (
+    EncoderSettings,
+    embed,
+    embedding_targets,
+    train_encoder,
+    validate_encoder,
+)
+from export.demo.train_unet import UNetJob, UNetSettings, new_network, train_unet, validate_unet
+from export.networks.audio_encoder import AudioEncoder
+from export.onnx_export import write_encoder, write_unet
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, what is done of it, and how much there is."""
+
+MAX_STORED_BYTES = 16_000_000
+"""Of both files together: they are committed."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """A whole training. `minutes` bounds it: the U-Net gets what corpus and encoder leave."""
+
+    work: Path
+    weights: Path
+    minutes: float = 110.0
+    device: str = "auto"
+    workers: int = 2
+    corpus: CorpusSettings = field(default_factory=CorpusSettings)
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    pictures: PictureSettings = field(default_factory=PictureSettings)
+    unet: UNetSettings = field(default_factory=UNetSettings)
+
+
+def train(settings: TrainSettings, progress: Progress = lambda stage, done, total: None) -> dict[str, Any]:
+    """Do all that is not done yet; the recipe that lies beside the weights comes back."""
+    started = time.monotonic()
+    device = pick_device(settings.device)
+    corpus = build_corpus(settings.work / "corpus", settings.corpus, _stage(progress, "speech"))
+    prepare(settings.work / "pictures", corpus, settings.pictures)
+    with _drawing_ahead(settings.work):
+        log = TrainingLog(settings.work / "log.jsonl", "encoder")
+        encoder = train_encoder(
+            corpus, settings.work, settings.encoder, log, device, _stage(progress, "audio encoder")
+        )
+        store_embeddings(settings.work, corpus, encoder, device)
+        left_s = settings.minutes * 60 - (time.monotonic() - started)
+        job = UNetJob(
+            settings.work, settings.unet, settings.pictures, str(device), workers(settings, device), left_s
+        )
+        train_unet(job, _stage(progress, "U-Net"))
+    return export_weights(settings)
+
+
+def workers(settings: TrainSettings, device: torch.device) -> int:
+    """Processes that share a batch: one on a GPU."""
+    return settings.workers if device.type == "cpu" else 1
+
+
+def _stage(progress: Progress, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(name, done, total)
+
+
+@contextmanager
+def _drawing_ahead(work: Path) -> Iterator[None]:
+    """Draw the pictures in a second process meanwhile."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=draw, args=(work / "pictures", work / "corpus"), daemon=True
+    )
+    process.start()
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.join()
+
+
+def store_embeddings(work: Path, corpus: Corpus, encoder: AudioEncoder, device: torch.device) -> None:
+    """Write ``embeddings.npy`` and ``ideal.npy``, float16 [R, 512]: the encoder's and what it should have said."""
+    _save(work / "embeddings.npy", embed(encoder, corpus.windows, device).astype(np.float16))
+    ideal = embedding_targets(torch.from_numpy(np.asarray(corpus.targets)))
+    _save(work / "ideal.npy", ideal.numpy().astype(np.float16))
+
+
+def _save(path: Path, values: NDArray[np.float16]) -> None:
+    unfinished = path.with_name(f"unfinished-{path.name}")
+    np.save(unfinished, values)
+    unfinished.replace(path)
+
+
+# --- export ---
+def export_weights(settings: TrainSettings) -> dict[str, Any]:
+    """Write both graphs, weights stored as float16, and ``recipe.json`` beside them."""
+    settings.weights.mkdir(parents=True, exist_ok=True)
+    encoder = AudioEncoder()
+    encoder_sha256 = _load(encoder, settings.work / "encoder.pt", "model")
+    unet = new_network()
+    unet_sha256 = _load(unet, settings.work / "unet-final.pt")
+    files = {"audio_encoder.onnx": encoder_sha256, "unet.onnx": unet_sha256}
+    write_encoder(encoder.eval(), encoder_sha256, settings.weights / "audio_encoder.onnx")
+    write_unet(unet.eval(), unet_sha256, settings.weights / "unet.onnx")
+    for name in files:
+        store_half(settings.weights / name)
+    recipe = _recipe(settings, files, encoder, unet)
+    (settings.weights / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
+    return recipe
+
+
+def _load(network: torch.nn.Module, path: Path, part: str | None = None) -> str:
+    """Load a network's weights; the SHA-256 (hex) of the checkpoint's file."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    network.load_state_dict(state[part] if part else state)
+    return sha256(path)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _recipe(
+    settings: TrainSettings, files: dict[str, str], encoder: AudioEncoder, unet: torch.nn.Module
+) -> dict[str, Any]:
+    cpu = torch.device("cpu")
+    corpus = Corpus(settings.work / "corpus")
+    pictures = Pictures(settings.work / "pictures", settings.pictures)
+    embeddings = np.load(settings.work / "embeddings.npy", mmap_mode="r")
+    return {
+        "command": "python -m export demo-train",
+        "files": {
+            name: {
+                "sha256": sha256(settings.weights / name),
+                "bytes": (settings.weights / name).stat().st_size,
+                "checkpoint_sha256": checkpoint,
+            }
+            for name, checkpoint in files.items()
+        },
+        "settings": {
+            name: asdict(getattr(settings, name)) for name in ("corpus", "encoder", "pictures", "unet")
+        },
+        "workers": settings.workers,
+        "data": _data_figures(corpus),
+        "validation": {
+            "encoder": validate_encoder(encoder, corpus, cpu),
+            "unet": validate_unet(unet, pictures, embeddings, cpu),
+        },
+        "revision": _revision(),
+        "software": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def _data_figures(corpus: Corpus) -> dict[str, float]:
+    entries = corpus.split("train")
+    return {
+        "training_utterances": len(entries),
+        "training_minutes": round(sum(e.frames for e in entries) / 25 / 60, 1),
+        "voices": len({e.voice for e in entries}),
+        "encoder_windows": int(corpus.windows.shape[0]),
+    }
+
+
+def _revision() -> str:
+    """The commit that the working tree is on, or ``unknown``."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
