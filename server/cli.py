@@ -145,10 +145,10 @@ def _add_addresses(parser: argparse.ArgumentParser) -> None:
 
 def _serve(settings: ServerSettings, command: Sequence[str], *, hints: bool) -> int:
     with TritonServer(settings) as triton:
-        _print_addresses(triton)
-        if hints:
-            _print_hints(triton)
         try:
+            _print_addresses(triton)
+            if hints:
+                _print_hints(triton)
             if command:
                 return _run(command, triton)
             triton.wait()

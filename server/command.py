@@ -90,6 +90,8 @@ def triton_environment(
     # There is a process for each instance: more threads in each only get in each other's way.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         result.setdefault(name, "1")
+    # Since 1.29 onnxruntime tells its makers about every model that it loads, unless told not to.
+    result["ORT_DISABLE_TELEMETRY"] = "1"
     return result
 
 
