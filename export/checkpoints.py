@@ -67,20 +67,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, file_sha256(path), {_rename(key): tensor for key, tensor in state.items()})
 
 
-def load_unet(path: Path, family: str, audio: str) -> tuple[LipSyncUNet, Checkpoint]:
+def load_unet(
+    path: Path, family: str | None = None, audio: str | None = None
+) -> tuple[LipSyncUNet, Checkpoint]:
     """The U-Net of a checkpoint, in evaluation mode, and what it was read from.
 
-    The widths follow from the weights. `audio` must be given, since ``ave`` and ``hubert`` have the same
-    shapes; a family or mode that contradicts the shapes is an `ExportError`.
+    Widths, and the family if None, follow from the weights. `audio` may be None only where they tell it too:
+    ``ave`` and ``hubert`` of the 328 family have the same shapes. A family or mode that contradicts the
+    weights is an `ExportError`.
     """
-    spec = FAMILIES[family]
-    if audio not in spec.audio:
-        raise ExportError(f"the {family} family has no audio mode {audio}; {', '.join(spec.audio)} are known")
     checkpoint = read_checkpoint(path)
-    _check_family(checkpoint, spec)
-    _check_audio(checkpoint, spec.audio[audio])
-    network = LipSyncUNet(family, audio, _widths(checkpoint, spec))
-    return _fill(network, checkpoint, f"a U-Net of the {family} family"), checkpoint
+    spec = _family(checkpoint, family)
+    mode = _audio_mode(checkpoint, spec, audio)
+    network = LipSyncUNet(spec.name, mode.name, _widths(checkpoint, spec))
+    return _fill(network, checkpoint, f"a U-Net of the {spec.name} family"), checkpoint
 
 
 def load_encoder(path: Path) -> tuple[AudioEncoder, Checkpoint]:
@@ -125,28 +125,43 @@ def _level_weight(level: int) -> str:
     return f"{block}.conv.6.weight"
 
 
-def _check_family(checkpoint: Checkpoint, spec: NetworkFamily) -> None:
+def _family(checkpoint: Checkpoint, wanted: str | None) -> NetworkFamily:
     if _level_weight(0) not in checkpoint.state:
         raise _foreign(checkpoint, "a U-Net", [_level_weight(0)], list(checkpoint.state)[:3])
     levels = 1
     while _level_weight(levels) in checkpoint.state:
         levels += 1
-    fitting = [f.name for f in FAMILIES.values() if len(f.levels) == levels]
-    if spec.name not in fitting:
-        what = f"of the {fitting[0]} family" if fitting else "of no known family"
-        raise ExportError(
-            f"{checkpoint.path} has {levels} levels, a network {what}; "
-            f"{len(spec.levels)} are wanted for the {spec.name} family"
+    found = next((f for f in FAMILIES.values() if len(f.levels) == levels), None)
+    if found is None or wanted not in (None, found.name):
+        what = f"of the {found.name} family" if found else "of no known family"
+        expected = (
+            f"{len(FAMILIES[wanted].levels)} are wanted for the {wanted} family"
+            if wanted
+            else "5 or 6 are known"
         )
+        raise ExportError(f"{checkpoint.path} has {levels} levels, a network {what}; {expected}")
+    return found
 
 
-def _check_audio(checkpoint: Checkpoint, mode: AudioMode) -> None:
+def _audio_mode(checkpoint: Checkpoint, spec: NetworkFamily, wanted: str | None) -> AudioMode:
+    if wanted is not None and wanted not in spec.audio:
+        raise ExportError(
+            f"the {spec.name} family has no audio mode {wanted}; {', '.join(spec.audio)} are known"
+        )
     weight = checkpoint.state.get("audio_model.conv1.conv.0.weight")
-    if weight is not None and weight.shape[1] != mode.shape[0]:
+    channels = None if weight is None or weight.ndim < 2 else weight.shape[1]
+    fitting = [mode for mode in spec.audio.values() if mode.shape[0] == channels]
+    if wanted is None:
+        if len(fitting) == 1:
+            return fitting[0]
+        names = " or ".join(mode.name for mode in fitting) or "a known audio mode"
+        raise ExportError(f"{checkpoint.path} does not tell its audio mode: say whether it is {names}")
+    if spec.audio[wanted] not in fitting:
         raise ExportError(
-            f"{checkpoint.path} reads audio of {weight.shape[1]} channels; "
-            f"{mode.shape[0]} are wanted for the audio mode {mode.name}"
+            f"{checkpoint.path} reads audio of {channels} channels; "
+            f"{spec.audio[wanted].shape[0]} are wanted for the audio mode {wanted}"
         )
+    return spec.audio[wanted]
 
 
 def _widths(checkpoint: Checkpoint, spec: NetworkFamily) -> list[int]:

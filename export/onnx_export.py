@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx
@@ -15,19 +13,25 @@ from torch import Tensor, nn
 
 from compositor_backend import contract
 from export.checkpoints import load_encoder, load_unet
-from export.errors import ExportError
 from export.graphs import ServedEncoder, ServedUNet
+from export.limits import Limits, Parity
 from export.networks.audio_encoder import AudioEncoder
 from export.networks.unet import LipSyncUNet
-from export.parity import Limits, Parity, check_encoder, check_unet
+from export.parity import check_encoder, check_unet
+from export.replacing import replacing
 
 OPSET = 17
 IR_VERSION = 8
 """What opset 17 came with; onnxruntime 1.12 and newer read it."""
 
 
-def export_unet(checkpoint: Path, family: str, audio: str, out: Path, limits: Limits | None = None) -> Parity:
-    """Write the served graph of a U-Net checkpoint to `out`; nothing is written if it is not equal."""
+def export_unet(
+    checkpoint: Path, family: str | None, audio: str | None, out: Path, limits: Limits | None = None
+) -> Parity:
+    """Write the served graph of a U-Net checkpoint to `out`; nothing is written if it is not equal.
+
+    `family` and `audio` may be None where the weights tell them.
+    """
     network, source = load_unet(checkpoint, family, audio)
     return write_unet(network, source.sha256, out, limits)
 
@@ -91,22 +95,3 @@ def _write(
     with replacing(out) as draft:
         onnx.save(model, str(draft))
         return check(draft)
-
-
-@contextmanager
-def replacing(out: Path) -> Iterator[Path]:
-    """A path to write to, renamed to `out` when all went well and removed when not."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}-", suffix=".onnx")
-        os.close(descriptor)
-    except OSError as error:
-        raise ExportError(f"{out} cannot be written: {error.strerror}") from error
-    draft = Path(name)
-    try:
-        yield draft
-        draft.replace(out)
-    except OSError as error:
-        raise ExportError(f"{out} cannot be written: {error.strerror}") from error
-    finally:
-        draft.unlink(missing_ok=True)

@@ -1,0 +1,107 @@
+"""The commands ``avatar`` and ``check``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from compositor_backend.manifest import BLENDS
+
+Commands = argparse._SubParsersAction  # argparse gives it no public name
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add the commands to the parser of ``python -m export``."""
+    _add_avatar(commands)
+    check = commands.add_parser("check", help="say whether an avatar, or a folder of them, is whole")
+    check.add_argument(
+        "folder", type=Path, metavar="DIR", help="avatars/avatar_<id>, or avatars/ for all of them"
+    )
+    check.set_defaults(run=_run_check)
+
+
+def show_progress(console: Console) -> Progress:
+    """A progress bar with a count and the time that remains."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
+
+
+def _add_avatar(commands: Commands[argparse.ArgumentParser]) -> None:
+    avatar = commands.add_parser("avatar", help="make a served avatar of frames, face boxes and networks")
+    avatar.add_argument("--id", required=True, help="a-z, 0-9, '_' and '-', at most 64")
+    avatar.add_argument("--frames", type=Path, required=True, metavar="DIR|VIDEO", help="the template frames")
+    avatar.add_argument(
+        "--boxes",
+        type=Path,
+        required=True,
+        metavar="F|DIR",
+        help="crop_rects.json, or a folder of .lms landmarks",
+    )
+    network = avatar.add_mutually_exclusive_group(required=True)
+    network.add_argument("--checkpoint", type=Path, metavar="P", help="the U-Net's .pth file")
+    network.add_argument("--onnx", type=Path, metavar="F", help="the U-Net's .onnx file")
+    avatar.add_argument("--family", choices=("328", "160"), help="only where the weights do not tell")
+    avatar.add_argument(
+        "--audio", choices=("ave", "hubert", "wenet"), help="only where the weights do not tell"
+    )
+    avatar.add_argument(
+        "--encoder", type=Path, metavar="P|F", help="the audio encoder; without it features are sent ready"
+    )
+    avatar.add_argument("--encoder-name", metavar="NAME", help="its short name (default: from its checksum)")
+    avatar.add_argument(
+        "--avatars", type=Path, required=True, metavar="DIR", help="the model repository to add to"
+    )
+    avatar.add_argument(
+        "--quality", type=int, default=75, metavar="Q", help="of the JPEG frames, 1 to 100 (75)"
+    )
+    avatar.add_argument("--blend", choices=BLENDS, default="hard", help="edge of the pasted face (hard)")
+    avatar.add_argument("--replace", action="store_true", help="build an avatar that is there already anew")
+    avatar.set_defaults(run=_run_avatar)
+
+
+def _run_avatar(options: argparse.Namespace) -> None:
+    from export.avatar import AvatarSettings, NetworkSource, build_avatar
+    from export.boxes import read_boxes
+    from export.frames import open_frames
+
+    # An encoder says that the features are its own, which the weights of ave and hubert networks do not.
+    audio = options.audio or ("ave" if options.encoder and options.checkpoint else None)
+    settings = AvatarSettings(
+        avatar_id=options.id,
+        avatars=options.avatars,
+        network=NetworkSource(options.checkpoint or options.onnx, options.family, audio),
+        encoder=options.encoder,
+        encoder_name=options.encoder_name,
+        quality=options.quality,
+        blend=options.blend,
+        replace=options.replace,
+    )
+    frames = open_frames(options.frames)
+    boxes = read_boxes(options.boxes, frames.names if options.boxes.is_dir() else None)
+    console = Console()
+    with show_progress(console) as bar:
+        tasks = {what: bar.add_task(what, total=None) for what in ("network", "frames")}
+        folder = build_avatar(
+            settings,
+            frames,
+            boxes,
+            lambda what, done, total: bar.update(tasks[what], completed=done, total=total),
+        )
+    console.print(f"{folder} is ready: python -m server --avatars {options.avatars} --load {options.id}")
+
+
+def _run_check(options: argparse.Namespace) -> int:
+    from export.check import check_avatars
+
+    table = Table("avatar", "part", "finding")
+    whole = True
+    for finding in check_avatars(options.folder):
+        whole &= finding.good
+        colour = "green" if finding.good else "red"
+        table.add_row(finding.avatar, finding.part, f"[{colour}]{finding.text}[/{colour}]")
+    Console().print(table)
+    return 0 if whole else 1

@@ -1,0 +1,125 @@
+"""What an ONNX file is: a graph of the wire contract, one met in the wild, or neither."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from compositor_backend import contract
+from compositor_backend.geometry import FAMILIES
+from export.errors import ExportError
+from export.model_configs import Network
+
+_STATE = onnxruntime.capi.onnxruntime_pybind11_state
+_LOAD_ERRORS = (
+    RuntimeError, ValueError, OSError, _STATE.Fail, _STATE.InvalidGraph, _STATE.InvalidProtobuf,
+    _STATE.InvalidArgument, _STATE.NoSuchFile, _STATE.NotImplemented,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ServedNetwork:
+    """A U-Net's graph of the contract: its family ("328" or "160"), audio input and AVATAR_KEY."""
+
+    family: str
+    audio_shape: tuple[int, ...]
+    key: int
+
+    def named(self, name: str) -> Network:
+        """What the configs of the Triton model `name` need to know."""
+        return Network(name, FAMILIES[self.family].network_px, self.audio_shape)
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU; `ExportError` if the file does not load."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # a failure comes back as an exception; printing it too helps nobody
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except _LOAD_ERRORS as error:
+        raise ExportError(f"{path} is no ONNX graph that onnxruntime loads: {str(error)[:200]}") from error
+
+
+def input_names(session: onnxruntime.InferenceSession) -> set[str]:
+    """Names of a graph's inputs."""
+    return {tensor.name for tensor in session.get_inputs()}
+
+
+def inspect_network(path: Path) -> ServedNetwork:
+    """Read what a U-Net's graph of the contract is, and run it once for its key; `ExportError` if it is none."""
+    session = open_session(path)
+    shapes = {tensor.name: tensor.shape for tensor in session.get_inputs()}
+    face, audio = shapes.get(contract.FACE.name), shapes.get(contract.AUDIO.name)
+    if (
+        face is None
+        or audio is None
+        or len(face) != 4
+        or not all(isinstance(n, int) for n in (*face[1:], *audio[1:]))
+    ):
+        raise ExportError(
+            f"{path} has the inputs {_describe(shapes)}; FACE [B,3,S,S] and AUDIO [B,…] are wanted"
+        )
+    family = next((f.name for f in FAMILIES.values() if face[1:] == [3, f.network_px, f.network_px]), None)
+    if family is None:
+        raise ExportError(f"{path} has FACE {face}; a side of 320 or 160 px is wanted")
+    _check_tensors(path, session, contract.lipsync_model("network", face[2], tuple(audio[1:])))
+    sample = {
+        contract.FACE.name: np.zeros((2, *face[1:]), np.uint8),
+        contract.AUDIO.name: np.zeros((2, *audio[1:]), np.float32),
+    }
+    (keys,) = run(path, session, [contract.AVATAR_KEY.name], sample)
+    if keys.shape != (2, 1) or keys[0, 0] != keys[1, 0]:
+        raise ExportError(
+            f"{path} gives AVATAR_KEY {keys.tolist()} for two frames; one key for each is wanted"
+        )
+    return ServedNetwork(family, tuple(audio[1:]), int(keys[0, 0]))
+
+
+def inspect_encoder(path: Path) -> None:
+    """Run an audio encoder's graph of the contract once; `ExportError` if it is none."""
+    session = open_session(path)
+    _check_tensors(path, session, contract.audio_encoder_model("encoder"))
+    sample = {contract.MEL.name: np.zeros((2, *contract.MEL.shape[1:]), np.float32)}
+    (embedding,) = run(path, session, [contract.EMBEDDING.name], sample)
+    if embedding.shape != (2, contract.EMBEDDING_SIZE):
+        raise ExportError(
+            f"{path} gives EMBEDDING {list(embedding.shape)} for two windows; [2, 512] is wanted"
+        )
+
+
+_TYPES = {"UINT8": "tensor(uint8)", "FP32": "tensor(float)", "INT64": "tensor(int64)"}
+
+
+def _check_tensors(path: Path, session: onnxruntime.InferenceSession, wanted: contract.Model) -> None:
+    """Names, types and shapes are the contract's, with the batch dimension left open."""
+    for given, tensors in ((session.get_inputs(), wanted.inputs), (session.get_outputs(), wanted.outputs)):
+        found = {tensor.name: tensor for tensor in given}
+        if set(found) != {tensor.name for tensor in tensors}:
+            names = ", ".join(tensor.name for tensor in tensors)
+            raise ExportError(f"{path} has {', '.join(found) or 'no tensors'}; {names} are wanted")
+        for tensor in tensors:
+            shape, kind = found[tensor.name].shape, found[tensor.name].type
+            open_batch = bool(shape) and not isinstance(shape[0], int)
+            if kind != _TYPES[tensor.dtype] or not open_batch or tuple(shape[1:]) != tensor.shape[1:]:
+                raise ExportError(
+                    f"{path} has {tensor.name} {kind} {shape}; {_TYPES[tensor.dtype]} with an open first dimension "
+                    f"and {list(tensor.shape[1:])} after it is wanted"
+                )
+
+
+def run(
+    path: Path, session: onnxruntime.InferenceSession, outputs: list[str], inputs: dict[str, Any]
+) -> list[Any]:
+    """Run a graph; `ExportError` if it does not run."""
+    try:
+        return list(session.run(outputs, inputs))
+    except _LOAD_ERRORS as error:
+        raise ExportError(f"{path} does not run: {str(error)[:200]}") from error
+
+
+def _describe(shapes: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "none"
