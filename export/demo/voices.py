@@ -39,7 +39,6 @@ class PiperSettings:
     length_scale: float = 1.0
     noise_scale: float = 0.667
     noise_w_scale: float = 0.8
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,23 @@ PIPER_LABELS_LATE_S = 0.015
 """Piper's phoneme times lag its samples by this much, measured by correlating openings with loudness."""
 
 
-def speak_piper(text: str, settings: PiperSettings = PiperSettings()) -> Utterance:
-    """Say `text` with the natural voice; equal settings on equal software give equal samples."""
+def seed_piper(seed: int) -> None:
+    """Start the natural voice's noise afresh: what it says from now on, in this order, can be said again.
+
+    onnxruntime draws the noise and takes a seed only when the voice is loaded, which is why this loads it.
+    """
     import onnxruntime
+
+    onnxruntime.set_seed(seed)
+    _piper_voice.cache_clear()
+    _piper_voice()
+
+
+def speak_piper(text: str, settings: PiperSettings = PiperSettings()) -> Utterance:
+    """Say `text` with the natural voice; `VoiceError` if it finds nothing to say."""
     from piper import SynthesisConfig
 
     voice = _piper_voice()
-    onnxruntime.set_seed(settings.seed)
     config = SynthesisConfig(
         length_scale=settings.length_scale,
         noise_scale=settings.noise_scale,
