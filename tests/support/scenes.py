@@ -23,7 +23,8 @@ def textured(width: int, height: int, seed: int) -> Pixels:
     down, across = np.mgrid[:height, :width].astype(np.float32)
     base = np.stack([across * 0.3 + 40 * seed, down * 0.4, (across + down) * 0.25 + 90], axis=-1) % 256
     noise = rng.integers(-40, 41, (height, width, 3), dtype=np.int16)
-    return np.clip(base + noise, 0, 255).astype(np.uint8)
+    pixels: Pixels = np.clip(base + noise, 0, 255).astype(np.uint8)
+    return pixels
 
 
 def mouths(count: int, size_px: int, seed: int = 0) -> Pixels:
@@ -36,7 +37,7 @@ def keys(count: int, key: int = KEY) -> NDArray[np.int64]:
 
 
 def settings(avatar_id: str = "ann", **changes: Any) -> PackSettings:
-    values = {
+    values: dict[str, Any] = {
         "avatar_id": avatar_id,
         "family": "328",
         "audio_mode": "ave",

@@ -18,8 +18,9 @@ def bicubic_weights(source: int, target: int) -> NDArray[np.float64]:
     distance = np.abs((np.arange(source) + 0.5 - centres[:, None]) / stretch)
     near = 1.5 * distance**3 - 2.5 * distance**2 + 1
     far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
-    weights = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
-    return weights / weights.sum(axis=1, keepdims=True)
+    weights: NDArray[np.float64] = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,14 @@ def test_feather_mixes_by_a_smoothstep(width: int, height: int) -> None:
     expected = under + alpha * (face.astype(float) - under)
     feather(under, face)
     np.testing.assert_allclose(under, expected, atol=1.6)
+
+
+def test_feather_rounds_to_the_nearest() -> None:
+    under, face = textured(180, 180, 1), textured(180, 180, 2)
+    alpha = np.outer(smoothstep_alpha(180), smoothstep_alpha(180))[..., None]
+    expected = under + alpha * (face.astype(float) - under)
+    feather(under, face)
+    assert abs((under - expected).mean()) < 0.02
 
 
 @pytest.mark.parametrize("ends", [(0, 255), (255, 0)])

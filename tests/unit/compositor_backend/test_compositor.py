@@ -48,7 +48,9 @@ def ffmpeg_planes(jpeg: bytes) -> list[Pixels]:
     decoder = av.CodecContext.create("mjpeg", "r")
     (frame,) = decoder.decode(av.Packet(jpeg)) + decoder.decode(None)
     return [
-        np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width].copy()
+        np.frombuffer(memoryview(plane), np.uint8)
+        .reshape(plane.height, plane.line_size)[:, : plane.width]
+        .copy()
         for plane in frame.planes
     ]
 
@@ -132,7 +134,12 @@ def test_any_frame_and_box_decode_to_the_pixels_of_a_full_encode(
 ) -> None:
     width, height, box = scene
     frame, face = textured(width, height, seed), mouths(1, 160, seed)
-    options = {"subsampling": subsampling, "interval_wanted": interval, "quality": quality, "family": "160"}
+    options: dict[str, Any] = {
+        "subsampling": subsampling,
+        "interval_wanted": interval,
+        "quality": quality,
+        "family": "160",
+    }
     with open_avatar(tmp_path_factory.mktemp("any"), [frame], [box], **options) as pack:
         (jpeg,) = compose(pack, np.array([0]), face, keys(1))
     whole = full_encode(composited(frame, box, face[0], crop_px=168), subsampling, quality)

@@ -43,7 +43,11 @@ def rewrite(folder: Path, name: str, change: Callable[[NDArray[Any]], NDArray[An
     dataclasses.replace(manifest, files={**manifest.files, name: entry}).save(folder)
 
 
-def put(index: Any, value: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
+AROUND_THE_CLOCK = [2**62, 2**63 - 1, -(2**62), -5]
+"""Rises at every step, if a step is taken for what 64 bits make of it."""
+
+
+def put(index: Any, value: int | list[int]) -> Callable[[NDArray[Any]], NDArray[Any]]:
     def change(array: NDArray[Any]) -> NDArray[Any]:
         array[index] = value
         return array
@@ -160,6 +164,7 @@ def test_pickled_objects_are_never_loaded(folder: Path, tmp_path: Path) -> None:
         ("scan_offsets", put((1, 3), 0), r"scan_offsets\.npy falls or leaves"),
         ("scan_offsets", put((1, 3), -(2**63)), r"scan_offsets\.npy falls or leaves"),
         ("scan_offsets", put((1, 3), 2**63 - 1), r"scan_offsets\.npy falls or leaves"),
+        ("scan_offsets", put((1, slice(2, 6)), AROUND_THE_CLOCK), r"scan_offsets\.npy falls or leaves"),
         ("jpeg_header", put(0, 0), r"jpeg_header\.npy: a JPEG header does not start with SOI"),
         ("jpeg_header", lambda a: a[:-5], r"jpeg_header\.npy: a JPEG header is cut off"),
         ("jpeg_header", put(30, 99), r"jpeg_header\.npy has other tables"),
