@@ -185,8 +185,10 @@ class TritonServer:
     def _failure(self, text: str) -> StartError:
         """An error with the reason that the log gives; the log is kept from now on."""
         self._keep_log = True
-        reason = find_reason(self.log_path.read_text(encoding="utf-8", errors="replace"))
-        return StartError(f"{text}: {reason or 'it gave no reason'} (log: {self.log_path})")
+        # A log in a container is a pipe, and cannot be read again.
+        readable = self.log_path.is_file()
+        log = self.log_path.read_text(encoding="utf-8", errors="replace") if readable else ""
+        return StartError(f"{text}: {find_reason(log) or 'see its log'} (log: {self.log_path})")
 
 
 def choose_ports(settings: ServerSettings) -> Ports:
