@@ -20,6 +20,8 @@ from client._triton import TritonTransport
 from client.errors import AudioError, AvatarNotFoundError, ServerFaultError, ServerUnavailableError
 from compositor_backend import contract
 
+_SHARED = frozenset(model.name for model in contract.SHARED_MODELS)
+
 
 @dataclass(frozen=True)
 class AvatarState:
@@ -194,6 +196,8 @@ async def _all_frames(stream: FrameStream) -> AsyncGenerator[Frame, None]:
 
 
 def _is_avatar(model: str) -> bool:
+    if model in _SHARED:  # "avatar_frames" is no avatar, whatever its name begins with
+        return False
     avatar = model.removeprefix(contract.AVATAR_PREFIX)
     return avatar != model and contract.AVATAR_ID_PATTERN.fullmatch(avatar) is not None
 

@@ -72,7 +72,7 @@ def to_recording(samples: NDArray[Any], rate_hz: int) -> Recording:
         samples = samples / np.float32(INT16_SCALE)
     elif not np.issubdtype(samples.dtype, np.floating):
         raise AudioError(f"the audio is {samples.dtype}; int16 or float in -1…1 is wanted")
-    return _mono(samples.reshape(len(samples), -1) if samples.ndim == 1 else samples, rate_hz, "the audio")
+    return _mono(samples[:, np.newaxis] if samples.ndim == 1 else samples, rate_hz, "the audio")
 
 
 def to_pcm(samples: NDArray[Any], rate_hz: int) -> NDArray[np.int16]:

@@ -95,7 +95,7 @@ class JpegFolderSink:
 
 
 class Mp4Sink:
-    """An MP4 of H.264 (yuv420p, BT.709) and AAC, 25 frames/s, sound and frames starting together.
+    """An MP4 of H.264 (yuv420p, limited range, BT.601 matrix) and AAC, 25 frames/s, sound and frames starting together.
 
     Written as ``<name>.partial.mp4`` beside its place and renamed when complete: an older file of that
     name is whole until then. Broken off, the partial file stays, playable if the disk had room for its

@@ -1,0 +1,212 @@
+"""The command line as a user meets it: against a server in this process, and as a process of its own."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from grpc import StatusCode
+from tritonclient.grpc import service_pb2
+
+from client import cli
+from compositor_backend import contract
+from tests.unit.client.grpc_server import Service, served
+from tests.unit.client.speaker import noise
+from tests.unit.client.test_sinks import jpeg, picture
+from tests.unit.client.test_triton import strings, unused_address
+
+DTYPES = {"INT32": np.int32, "INT16": np.int16}
+PICTURES = [jpeg(picture(index)) for index in range(60)]
+
+
+async def talk(request: Any, context: Any) -> Any:
+    """The ensemble's answer in real JPEG, from raw protocol buffers."""
+    tensors = dict(zip((tensor.name for tensor in request.inputs), request.raw_input_contents, strict=True))
+    indices = np.frombuffer(tensors["FRAME_INDEX"], np.int32)
+    contract.check_pcm(np.frombuffer(tensors["PCM"], np.int16), len(indices))
+    assert tensors["AVATAR"] == b"\4\0\0\0demo"
+    response = service_pb2.ModelInferResponse(model_name=request.model_name)
+    response.outputs.add(name="JPEG", datatype="BYTES", shape=[len(indices)])
+    response.raw_output_contents.append(strings(*(PICTURES[index] for index in indices)))
+    return response
+
+
+class Server:
+    """The service in a thread of its own, for a command that runs its own event loop."""
+
+    def __init__(self) -> None:
+        self.service = Service(talk)
+        self.service.models = {
+            "avatar_demo": ("READY", ""),
+            "avatar_ann": ("", ""),
+            "compositor": ("READY", ""),
+        }
+        self.url = ""
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    async def _run(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        async with served(self.service) as self.url:
+            self._started.set()
+            await self._stop.wait()
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._started.wait(20)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(20)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    soundfile.write(tmp_path / "speech.wav", np.stack([noise(44100)] * 2, axis=1), 44100)
+    return tmp_path / "speech.wav"
+
+
+def test_speaking_writes_frames_video_and_report_and_prints_them(
+    server: Server, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    code = cli.main(
+        [
+            *("speak", "--avatar", "demo", "--audio", str(speech), "--url", server.url, "--chunk", "10"),
+            *("--out", str(out / "frames"), "--mp4", str(out / "a.mp4")),
+            *("--report", str(out / "report.json")),
+        ]
+    )
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    files = sorted((out / "frames").iterdir())
+    assert [file.name for file in files] == [f"{index:06d}.jpg" for index in range(25)]
+    assert [file.read_bytes() for file in files] == PICTURES[:25]
+    with av.open(str(out / "a.mp4")) as container:
+        assert container.duration == pytest.approx(1e6, abs=40_000)
+    report = json.loads((out / "report.json").read_text())
+    assert report["frames"] == 25
+    for shown in ("frames/s", "time to first frame", f"{report['frames_per_s']:.1f}", "queue"):
+        assert shown in printed.out
+
+
+def test_quiet_says_nothing(server: Server, speech: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = cli.main(["speak", "--avatar", "demo", "--audio", str(speech), "--url", server.url, "--quiet"])
+    assert (code, *capsys.readouterr()) == (0, "", "")
+
+
+def test_avatars_are_listed(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["avatars", "--url", server.url]) == 0
+    printed = capsys.readouterr().out
+    rows = [line.replace("│", " ").split() for line in printed.splitlines()]
+    assert ["ann", "not", "loaded"] in rows
+    assert ["demo", "ready"] in rows
+    assert "compositor" not in printed
+
+
+def test_load_and_unload(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["load", "ann", "--url", server.url]) == 0
+    assert cli.main(["unload", "ann", "--url", server.url]) == 0
+    assert server.service.controlled[0] == ("load", "avatar_ann", False)
+    assert ("unload", "avatar_ann", False) in server.service.controlled
+    assert "ann is ready" in capsys.readouterr().out
+
+
+def test_the_address_can_come_from_the_environment(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LIPSTREAM_URL", server.url)
+    assert cli.main(["avatars"]) == 0
+    assert "demo" in capsys.readouterr().out
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "client", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_as_a_process_without_a_server_it_is_one_sentence_and_nothing_is_left(
+    speech: Path, tmp_path: Path
+) -> None:
+    url = unused_address()
+    done = run(
+        "speak", "--avatar", "demo", "--audio", str(speech), "--url", url, "--mp4", str(tmp_path / "a.mp4")
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"error: no Triton answers at {url}")
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["speech.wav"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "sentence"),
+    [
+        ({"--avatar": "../x"}, 1, "AVATAR '../x' is not an avatar id"),
+        ({"--avatar": "x" * 300}, 1, "is not an avatar id"),
+        ({"--chunk": "7"}, 1, "chunk_frames is 7; a multiple of 5"),
+        ({"--url": "http://h"}, 1, "host:port"),
+        ({"--audio": "none.wav"}, 5, "none.wav cannot be read"),
+        ({"--mp4": "/dev/null/a.mp4"}, 6, "/dev/null"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_a_code(
+    server: Server,
+    speech: Path,
+    capsys: pytest.CaptureFixture[str],
+    changed: dict[str, str],
+    code: int,
+    sentence: str,
+) -> None:
+    arguments = {"--avatar": "demo", "--audio": str(speech), "--url": server.url, **changed}
+    assert cli.main(["speak", "--quiet", *(part for pair in arguments.items() for part in pair)]) == code
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_what_the_server_refuses_is_code_4_and_says_what_is_kept(
+    server: Server, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def refuse_later(request: Any, context: Any) -> Any:
+        if np.frombuffer(request.raw_input_contents[1], np.int32)[0] >= 10:
+            await context.abort(StatusCode.INVALID_ARGUMENT, "in ensemble 'avatar_demo', no more today")
+        return await talk(request, context)
+
+    server.service.handler = refuse_later
+    out = tmp_path / "frames"
+    code = cli.main(
+        [
+            *("speak", "--avatar", "demo", "--audio", str(speech), "--url", server.url),
+            *("--out", str(out), "--chunk", "5", "--in-flight", "1"),
+        ]
+    )
+    printed = capsys.readouterr()
+    assert code == 4
+    assert printed.err == "error: no more today (10 frames had been delivered)\n"
+    assert "10 frames are kept in" in printed.out
+    assert len(list(out.iterdir())) == 10
+
+
+@pytest.mark.parametrize("arguments", [[], ["sing"], ["speak", "--avatar", "demo"], ["load"]])
+def test_wrong_usage_is_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2

@@ -1,0 +1,253 @@
+"""The transport over real gRPC, to a server in this process that speaks Triton's protocol."""
+
+import asyncio
+import socket
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2
+
+from client import (
+    AvatarNotLoadedError,
+    Keepalive,
+    ModelState,
+    ModelStatistics,
+    RequestCancelledError,
+    RequestRefusedError,
+    RequestTimeoutError,
+    ServerError,
+    ServerFaultError,
+    ServerUnavailableError,
+    SessionError,
+)
+from client._triton import TritonTransport
+from tests.unit.client.grpc_server import Hanging, Service, answering, failing, served
+
+WAIT_S = 20
+
+
+def strings(*values: bytes) -> bytes:
+    """BYTES as the protocol has them: each after its length, four bytes, little-endian."""
+    return b"".join(struct.pack("<I", len(value)) + value for value in values)
+
+
+def transport(url: str) -> TritonTransport:
+    return TritonTransport(url, Keepalive())
+
+
+def unused_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+async def infer(url: str, timeout_s: float = WAIT_S) -> Any:
+    carrier = transport(url)
+    try:
+        return await carrier.infer("avatar_x", {"N": np.zeros(2, np.int32)}, ["JPEG"], timeout_s)
+    finally:
+        await carrier.close()
+
+
+async def test_tensors_go_out_as_the_protocol_wants_them() -> None:
+    seen: list[Any] = []
+
+    async def keep(request: Any, context: Any) -> Any:
+        seen.append(request)
+        return service_pb2.ModelInferResponse()
+
+    inputs = {
+        "AVATAR": np.array([b"demo\0"], dtype=object),
+        "FRAME_INDEX": np.array([1, 2], np.int32),
+        "PCM": np.array([-1, 256], np.int16),
+    }
+    async with served(Service(keep)) as url:
+        carrier = transport(url)
+        await carrier.infer("avatar_demo", inputs, [], WAIT_S)
+        await carrier.close()
+    (request,) = seen
+    assert request.model_name == "avatar_demo"
+    assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in request.inputs] == [
+        ("AVATAR", "BYTES", [1]),
+        ("FRAME_INDEX", "INT32", [2]),
+        ("PCM", "INT16", [2]),
+    ]
+    assert list(request.raw_input_contents) == [
+        b"\5\0\0\0demo\0",
+        b"\1\0\0\0\2\0\0\0",
+        b"\xff\xff\0\1",
+    ]
+
+
+async def test_answers_keep_trailing_zeros_and_only_what_was_asked_for_comes() -> None:
+    rects = np.arange(8, dtype=np.int32)
+    handler = answering(JPEG=("BYTES", [2], strings(b"a\0\0", b"")), RECT=("INT32", [2, 4], rects.tobytes()))
+    async with served(Service(handler)) as url:
+        carrier = transport(url)
+        both = await carrier.infer("avatar_x", {}, ["JPEG", "RECT"], WAIT_S)
+        one = await carrier.infer("avatar_x", {}, ["JPEG"], WAIT_S)
+        await carrier.close()
+    assert both["JPEG"].tolist() == [b"a\0\0", b""]
+    np.testing.assert_array_equal(both["RECT"], rects.reshape(2, 4))
+    assert set(one) == {"JPEG"}
+
+
+async def test_answers_larger_than_grpcs_own_limit_of_4_mb_arrive() -> None:
+    big = bytes(20_000_000)
+    async with served(Service(answering(JPEG=("BYTES", [1], strings(big))))) as url:
+        answer = await infer(url)
+    assert answer["JPEG"][0] == big
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kind", "sentence"),
+    [
+        (
+            "INVALID_ARGUMENT",
+            "in ensemble 'avatar_x', PCM has shape [3]; [4] is wanted",
+            RequestRefusedError,
+            "PCM has shape [3]; [4] is wanted",
+        ),
+        ("INVALID_ARGUMENT", "unexpected shape", RequestRefusedError, "unexpected shape"),
+        ("UNIMPLEMENTED", "no such thing", RequestRefusedError, "no such thing"),
+        (
+            "INTERNAL",
+            "in ensemble 'avatar_x', error 4f2a, see the log",
+            ServerFaultError,
+            "error 4f2a, see the log",
+        ),
+        ("UNKNOWN", "who knows", ServerFaultError, "who knows"),
+        ("INTERNAL", "Received RST_STREAM with error code 2", ServerUnavailableError, "no Triton answers at"),
+        ("UNAVAILABLE", "Server is stopping", ServerUnavailableError, "(Server is stopping)"),
+        ("CANCELLED", "shutting down", RequestCancelledError, "gave the request up: shutting down"),
+        (
+            "NOT_FOUND",
+            "Request for unknown model: 'avatar_x' is not found",
+            AvatarNotLoadedError,
+            "avatar 'x' is not loaded",
+        ),
+        (
+            "UNAVAILABLE",
+            "Request for unknown model: 'avatar_x' has no available versions",
+            AvatarNotLoadedError,
+            "avatar 'x' is not loaded",
+        ),
+        (
+            "UNAVAILABLE",
+            "This protocol is restricted, expecting header 'triton-grpc-protocol-admin-key'",
+            RequestRefusedError,
+            "wants a key",
+        ),
+    ],
+)
+async def test_the_servers_errors_become_the_clients(
+    status: str, text: str, kind: type[ServerError], sentence: str
+) -> None:
+    async with served(Service(failing(status, text))) as url:
+        with pytest.raises(ServerError) as caught:
+            await infer(url)
+    assert type(caught.value) is kind
+    assert sentence in str(caught.value)
+    assert "in ensemble" not in str(caught.value)
+    assert caught.value.url == url
+    assert caught.value.__cause__ is not None
+
+
+async def test_nobody_there_is_one_sentence_with_address_and_remedy() -> None:
+    url = unused_address()
+    with pytest.raises(ServerUnavailableError, match="make serve") as caught:
+        await infer(url)
+    assert str(caught.value).startswith(f"no Triton answers at {url} (Connection refused")
+
+
+async def test_no_answer_in_time_says_how_long_it_waited_and_frees_the_server() -> None:
+    hanging = Hanging()
+    async with served(Service(hanging)) as url:
+        with pytest.raises(RequestTimeoutError, match=r"did not answer within 0\.2 s"):
+            await infer(url, timeout_s=0.2)
+        await asyncio.wait_for(hanging.cancelled.wait(), WAIT_S)
+
+
+async def test_cancelling_the_task_cancels_the_request_on_the_server() -> None:
+    hanging = Hanging()
+    async with served(Service(hanging)) as url:
+        carrier = transport(url)
+        task = asyncio.create_task(carrier.infer("avatar_x", {}, ["JPEG"], WAIT_S))
+        await asyncio.wait_for(hanging.came.wait(), WAIT_S)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(hanging.cancelled.wait(), WAIT_S)
+        await carrier.close()
+
+
+async def test_closing_under_a_request_is_an_error_not_a_cancelled_task() -> None:
+    hanging = Hanging()
+    async with served(Service(hanging)) as url:
+        carrier = transport(url)
+        task = asyncio.create_task(carrier.infer("avatar_x", {}, ["JPEG"], WAIT_S))
+        await asyncio.wait_for(hanging.came.wait(), WAIT_S)
+        await carrier.close()
+        with pytest.raises(RequestCancelledError, match="the client was closed"):
+            await task
+
+
+async def test_a_closed_transport_says_so() -> None:
+    carrier = transport("127.0.0.1:1")
+    await carrier.close()
+    await carrier.close()
+    with pytest.raises(SessionError, match="closed"):
+        await carrier.index(WAIT_S)
+
+
+async def test_repository_calls() -> None:
+    service = Service(failing("INTERNAL", ""))
+    service.models = {
+        "avatar_a": ("READY", ""),
+        "avatar_b": ("UNAVAILABLE", "unloaded"),
+        "avatar_c": ("", ""),
+    }
+    async with served(service) as url:
+        carrier = transport(url)
+        assert await carrier.is_ready(None, WAIT_S)
+        assert await carrier.is_ready("avatar_a", WAIT_S)
+        assert not await carrier.is_ready("avatar_b", WAIT_S)
+        assert await carrier.index(WAIT_S) == [
+            ModelState("avatar_a", "READY"),
+            ModelState("avatar_b", "UNAVAILABLE", "unloaded"),
+            ModelState("avatar_c"),
+        ]
+        await carrier.load("avatar_c", WAIT_S)
+        await carrier.unload("avatar_a", WAIT_S)
+        await carrier.close()
+    assert service.controlled == [("load", "avatar_c", False), ("unload", "avatar_a", False)]
+
+
+async def test_statistics() -> None:
+    async with served(Service(failing("INTERNAL", ""))) as url:
+        carrier = transport(url)
+        readings = await carrier.statistics(WAIT_S)
+        await carrier.close()
+    assert readings == [ModelStatistics("lipsync_x", 5, 2, 50, 4, 1_000_000, 2_000_000, 3_000_000, 4_000_000)]
+
+
+async def test_it_reconnects_to_a_server_that_comes_back_at_the_same_address() -> None:
+    service = Service(answering(JPEG=("BYTES", [1], strings(b"a"))))
+    url = unused_address()
+    carrier = transport(url)
+    with pytest.raises(ServerUnavailableError):
+        await carrier.infer("avatar_x", {}, ["JPEG"], WAIT_S)
+    async with served(service, url):
+        answer = await asyncio.wait_for(_until_answered(carrier), WAIT_S)
+    await carrier.close()
+    assert answer["JPEG"].tolist() == [b"a"]
+
+
+async def _until_answered(carrier: TritonTransport) -> Any:
+    while True:
+        try:
+            return await carrier.infer("avatar_x", {}, ["JPEG"], WAIT_S)
+        except ServerUnavailableError:
+            await asyncio.sleep(0.05)
