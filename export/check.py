@@ -138,6 +138,14 @@ def _ensembles(pack: AvatarPack, root: Path) -> str:
     return ", ".join(model.name for model in models)
 
 
+def _steps(network: str, encoder: str | None) -> set[str]:
+    """The models an ensemble is made of."""
+    shared = {model.name for model in contract.SHARED_MODELS} | {network}
+    if encoder is None:
+        return shared - {contract.AUDIO_FEATURES_MODEL.name}
+    return shared | {contract.audio_encoder_name(encoder)}
+
+
 def _model_file(folder: Path) -> Path:
     path = folder / MODEL_FILE
     if not path.is_file():

@@ -61,7 +61,7 @@ def write_audio_encoder(folder: Path, name: str) -> None:
 
 def write_avatar_ensemble(folder: Path, avatar_id: str, encoder: str, network: Network) -> None:
     """Write the ``config.pbtxt`` of the ensemble that takes speech."""
-    encoder_model = contract.audio_encoder_model(encoder)
+    encoder_model = contract.audio_encoder_model(contract.audio_encoder_name(encoder))
     steps = (
         _step(contract.AUDIO_FEATURES_MODEL),
         _step(encoder_model),
