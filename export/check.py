@@ -130,10 +130,13 @@ def _ensembles(pack: AvatarPack, root: Path) -> str:
         config = _check_config(root / model.name / "config.pbtxt", model)
         if not (root / model.name / "1").is_dir():
             raise ExportError(f"{root / model.name} has no version folder named 1")
-        steps = [step.model_name for step in config.ensemble_scheduling.step]
-        if manifest.network not in steps:
+        steps = {step.model_name for step in config.ensemble_scheduling.step}
+        wanted = _steps(
+            manifest.network, manifest.encoder if model.name.startswith(contract.AVATAR_PREFIX) else None
+        )
+        if steps != wanted:
             raise ExportError(
-                f"{root / model.name}/config.pbtxt has the steps {steps}; {manifest.network} is missing"
+                f"{root / model.name} has the steps {sorted(steps)}; {sorted(wanted)} are wanted"
             )
     return ", ".join(model.name for model in models)
 
