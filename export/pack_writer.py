@@ -23,7 +23,24 @@ from compositor_backend.pack import file_sha256
 
 DEFAULT_QUALITY = 75
 DEFAULT_INTERVAL = 4
-"""MCUs between restart markers."""
+"""MCUs between restart markers.
+
+Fewer mean more bytes in every frame, more mean that a larger region is encoded for every frame. Measured at
+1280x720, quality 75, 4:2:0, boxes of 180 px anywhere; "drawn" frames are 44 kB large, "noise" 270 kB:
+
+========  ============  ============  =================  ==================
+interval  bytes, drawn  bytes, noise  region encoded     composing, drawn
+========  ============  ============  =================  ==================
+1         +31.8 %       +3.9 %        37,600 px          0.32 ms
+2         +15.7 %       +1.9 %        39,900 px          0.34 ms
+4         +7.7 %        +1.0 %        45,700 px          0.33 ms
+8         +3.8 %        +0.5 %        60,200 px          0.39 ms
+16        +1.8 %        +0.3 %        79,200 px          0.39 ms
+80        +0.3 %        +0.1 %        249,200 px         0.70 ms
+========  ============  ============  =================  ==================
+
+Decoding slows by 2 to 7 % (libjpeg-turbo) and 2 to 13 % (FFmpeg) at any interval, with no trend beyond noise.
+"""
 
 
 @dataclass(frozen=True)
