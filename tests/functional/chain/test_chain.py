@@ -1,0 +1,136 @@
+"""Speech in, JPEG frames out, through a real Triton and real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from client import LipstreamClient
+from compositor_backend import contract
+from compositor_backend.blend import resize
+from compositor_backend.pack import AvatarPack
+from compositor_backend.timeline import template_frames
+from compositor_backend.windows import network_audio, utterance_windows
+from export.avatar import MODEL_FILE
+from export.demo import presenter
+from tests.functional.chain.conftest import TEMPLATE_FRAMES, Chain
+from tests.functional.chain.wire import ask
+
+pytestmark = pytest.mark.functional
+
+
+async def jpegs(url: str, pcm: NDArray[np.int16], **options: Any) -> list[bytes]:
+    async with LipstreamClient(url) as client:
+        return [frame.jpeg async for frame in client.speak("demo", pcm, **options)]
+
+
+def features(chain: Chain, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
+    """The demo's audio features of an utterance, float32 [frames, 32, 16, 16], computed beside the server."""
+    session = onnxruntime.InferenceSession(str(chain.avatars / "audio_encoder_demo" / MODEL_FILE))
+    (embedding,) = session.run(["EMBEDDING"], {"MEL": utterance_windows(pcm)})
+    return network_audio(embedding, (32, 16, 16))
+
+
+def ask_features(chain: Chain, audio: NDArray[np.float32]) -> tuple[list[bytes], NDArray[np.int32]]:
+    inputs = {
+        "AVATAR": np.array([b"demo"], object),
+        "FRAME_INDEX": np.arange(len(audio), dtype=np.int32),
+        "AUDIO": audio,
+    }
+    answer = ask(chain.url, "features_demo", inputs, ("JPEG", "RECT"))
+    return list(answer["JPEG"]), answer["RECT"]
+
+
+@pytest.mark.parametrize("chunk_frames", [5, 10, 25])
+async def test_the_cut_into_chunks_leaves_no_trace(
+    chain: Chain, speech: NDArray[np.int16], chunk_frames: int
+) -> None:
+    pcm = speech[: 45 * contract.SAMPLES_PER_FRAME]
+    whole = await jpegs(chain.url, pcm, chunk_frames=30)
+    assert len(whole) == 45
+    assert await jpegs(chain.url, pcm, chunk_frames=chunk_frames) == whole
+
+
+async def test_six_clients_share_batches_and_get_what_each_gets_alone(
+    chain: Chain, speech: NDArray[np.int16]
+) -> None:
+    step = 20 * contract.SAMPLES_PER_FRAME
+    sounds = [speech[n * step : (n + 1) * step] for n in range(6)]
+    alone = [await jpegs(chain.url, sound, chunk_frames=5) for sound in sounds]
+    async with LipstreamClient(chain.url) as observer:
+        before = {s.model: s for s in await observer.statistics()}["lipsync_demo"]
+        together = await asyncio.gather(*(jpegs(chain.url, s, chunk_frames=5, in_flight=1) for s in sounds))
+        after = {s.model: s for s in await observer.statistics()}["lipsync_demo"].since(before)
+    assert together == alone
+    # One request of each client is under way at a time, so a batch of more than one is of several clients.
+    assert after.requests == 24
+    assert after.executions < after.requests
+
+
+async def test_speech_and_its_features_give_the_same_frames(chain: Chain, speech: NDArray[np.int16]) -> None:
+    pcm = speech[: 10 * contract.SAMPLES_PER_FRAME]
+    from_speech = await jpegs(chain.url, pcm, chunk_frames=10)
+    from_features, _ = await asyncio.to_thread(ask_features, chain, features(chain, pcm))
+    assert from_features == from_speech
+
+
+def test_a_frame_is_the_drawn_mouth_pasted_into_the_template(chain: Chain, speech: NDArray[np.int16]) -> None:
+    audio = features(chain, speech[16_000:])[:4]
+    served, rects = ask_features(chain, audio)
+    session = onnxruntime.InferenceSession(str(chain.avatars / "lipsync_demo" / MODEL_FILE))
+    with AvatarPack(chain.avatars / "avatar_demo") as pack:
+        for frame, (jpeg, rect) in enumerate(zip(served, rects, strict=True)):
+            crop = pack.crops[frame].copy()
+            face = crop[4:324, 4:324].transpose(2, 0, 1)[None]
+            (mouth,) = session.run(["MOUTH"], {"FACE": face, "AUDIO": audio[frame : frame + 1]})
+            crop[4:324, 4:324] = mouth[0]
+            x1, y1, x2, y2 = rect
+            expected = presenter.render_frame(frame).copy()
+            expected[y1:y2, x1:x2] = resize(crop, x2 - x1, y2 - y1)
+            assert np.array_equal(decode(jpeg), decode(encode(expected)))
+            assert np.array_equal(simplejpeg.decode_jpeg(jpeg), simplejpeg.decode_jpeg(encode(expected)))
+
+
+def encode(pixels: NDArray[np.uint8]) -> bytes:
+    """A whole-frame encode by Pillow: no splice, no restart markers."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=75, subsampling="4:2:0")
+    return buffer.getvalue()
+
+
+def decode(jpeg: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(jpeg)) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def test_the_timeline_runs_to_and_fro(chain: Chain, speech: NDArray[np.int16]) -> None:
+    index = np.array([0, TEMPLATE_FRAMES - 1, TEMPLATE_FRAMES, 2 * TEMPLATE_FRAMES - 2, 2**31 - 1], np.int32)
+    inputs = {
+        "AVATAR": np.array([b"demo"], object),
+        "FRAME_INDEX": index,
+        "PCM": np.zeros(contract.pcm_samples(len(index)), np.int16),
+    }
+    answer = ask(chain.url, "avatar_demo", inputs, ("JPEG", "RECT"))
+    expected = [presenter.face_box(int(n)) for n in template_frames(index, TEMPLATE_FRAMES)]
+    assert answer["RECT"].tolist() == [list(box) for box in expected]
+    assert expected[0] == expected[3]
+
+
+async def test_frames_come_in_order_with_their_times(chain: Chain, speech: NDArray[np.int16]) -> None:
+    async with LipstreamClient(chain.url) as client:
+        frames = [f async for f in client.speak("demo", speech[:12_800], chunk_frames=5, in_flight=4)]
+    assert [frame.index for frame in frames] == list(range(20))
+    assert stamps(frame.timestamp_s for frame in frames) == [n / 25 for n in range(20)]
+
+
+def stamps(values: Iterable[float]) -> list[float]:
+    return [round(value, 6) for value in values]
