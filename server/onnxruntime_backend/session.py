@@ -50,6 +50,9 @@ def create_session(config: ModelConfig, version_folder: Path, device: Device) ->
     path = model_path(config, version_folder)
     providers = choose_providers(config, device, onnxruntime.get_available_providers())
     options = session_options(config, device)
+    if device.kind == "GPU" and hasattr(onnxruntime, "preload_dlls"):
+        # Finds CUDA and cuDNN where their wheels put them; since onnxruntime 1.21.
+        onnxruntime.preload_dlls()
     try:
         session = onnxruntime.InferenceSession(path, options, providers=providers)
     except ORT_ERRORS as error:
