@@ -276,7 +276,10 @@ def test_a_command_runs_with_the_addresses_and_its_status_is_the_launchers(
     )
     launcher = start(repository, tmp_path, "--hints", "--", sys.executable, "-c", script)
     printed = addresses(launcher)
-    rest, _ = launcher.communicate(timeout=25)
+    assert launcher.stdout
+    # Not communicate(): it would miss what readline() has read ahead.
+    rest = launcher.stdout.read()
+    launcher.communicate(timeout=25)
     assert launcher.returncode == 5
     *hints, environment = rest.splitlines()
     assert sum(printed["gRPC"] in line or printed["HTTP"] in line for line in hints) == 3
