@@ -17,7 +17,14 @@ from client._speech import check_pcm
 from client._stream import FrameStream
 from client._transport import ModelState, ModelStatistics, Transport
 from client._triton import TritonTransport
-from client.errors import AudioError, AvatarNotFoundError, ServerFaultError, ServerUnavailableError
+from client.errors import (
+    AudioError,
+    AvatarNotFoundError,
+    RequestRefusedError,
+    ServerError,
+    ServerFaultError,
+    ServerUnavailableError,
+)
 from compositor_backend import contract
 
 _SHARED = frozenset(model.name for model in contract.SHARED_MODELS)
@@ -117,7 +124,7 @@ class LipstreamClient:
         return Session(contract.check_avatar_id(avatar), options, self._send)
 
     async def is_ready(self, avatar: str | None = None) -> bool:
-        """Whether the server, and the avatar if one is named, can serve; False also if nobody answers."""
+        """Whether the server answers, and if an avatar is named, whether that one is loaded."""
         model = None if avatar is None else contract.avatar_ensemble_name(avatar)
         try:
             return await self._transport.is_ready(model, self._timeouts.control_s)
@@ -139,9 +146,9 @@ class LipstreamClient:
         model = contract.avatar_ensemble_name(avatar)
         try:
             await self._transport.load(model, self._timeouts.load_s)
-        except ServerFaultError as error:
+        except (RequestRefusedError, ServerFaultError) as error:
             await self._check_found(avatar, error)
-            raise
+            raise ServerFaultError(str(error), url=self.url) from error
 
     async def unload(self, avatar: str) -> None:
         """Unload an avatar: its ensembles and its own network, not what avatars share.
@@ -178,7 +185,7 @@ class LipstreamClient:
         )
         return request.frames(answer, self.url)
 
-    async def _check_found(self, avatar: str, error: ServerFaultError) -> None:
+    async def _check_found(self, avatar: str, error: ServerError) -> None:
         known = [state.avatar for state in await self.avatars()]
         if avatar not in known:
             there = ", ".join(known[:10]) + (" …" if len(known) > 10 else "") if known else "none"

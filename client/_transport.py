@@ -64,7 +64,7 @@ class Transport(Protocol):
         """The outputs asked for, BYTES as object arrays. Cancelling the task cancels the request."""
 
     async def is_ready(self, model: str | None, timeout_s: float) -> bool:
-        """Whether the model, or with None the server, is ready."""
+        """Whether the model is ready, or with None, whether the server answers."""
 
     async def index(self, timeout_s: float) -> list[ModelState]:
         """Every model of the server's repository."""

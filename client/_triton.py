@@ -67,7 +67,8 @@ class TritonTransport:
         """See `Transport`."""
         with self._calling(timeout_s) as client:
             if model is None:
-                return bool(await client.is_server_ready(client_timeout=timeout_s))
+                # Not Triton's "ready": one avatar that failed to load would make that false for all.
+                return bool(await client.is_server_live(client_timeout=timeout_s))
             return bool(await client.is_model_ready(model, client_timeout=timeout_s))
 
     async def index(self, timeout_s: float) -> list[ModelState]:
@@ -162,7 +163,7 @@ def _statistics(model: Any) -> ModelStatistics:
 
 def _server_error(error: InferenceServerException, url: str, timeout_s: float) -> ServerError:
     status = str(error.status()).removeprefix("StatusCode.")
-    text = error.message() or "no reason given"
+    text = " ".join((error.message() or "no reason given").split())  # some of Triton's have line breaks
     if unknown := _UNKNOWN_MODEL.search(text):
         return _not_loaded(unknown.group(1), url)
     if _RESTRICTED.search(text):  # Triton calls that UNAVAILABLE, but trying again changes nothing.

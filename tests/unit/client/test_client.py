@@ -213,10 +213,11 @@ async def test_loading_an_avatar_that_is_not_there_says_which_are() -> None:
     assert isinstance(caught.value.__cause__, ServerFaultError)
 
 
-async def test_loading_an_avatar_that_is_there_but_broken_passes_on_the_reason() -> None:
+@pytest.mark.parametrize("kind", [ServerFaultError, RequestRefusedError])
+async def test_loading_an_avatar_that_is_there_but_broken_passes_on_the_reason(kind: Any) -> None:
     class Broken(MemoryTransport):
         async def load(self, model: str, timeout_s: float) -> None:
-            raise ServerFaultError("failed to load 'avatar_demo', no such backend", url="h:1")
+            raise kind("failed to load 'avatar_demo', no such backend", url="h:1")
 
     client = LipstreamClient(transport=Broken(answer_at_once, models=["avatar_demo"]))
     with pytest.raises(ServerFaultError, match="no such backend"):
