@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,10 @@ def load_encoder(path: Path) -> tuple[AudioEncoder, Checkpoint]:
 
 def _load(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # What is odd about a file is said below, in one sentence.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         if found:

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from export.checkpoints import load_encoder, load_unet, read_checkpoint
+from export.errors import ExportError
+from export.networks.unet import LipSyncUNet
+from tests.support.networks import TINY_WIDTHS, random_encoder, random_unet, save
+
+
+def same(state: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return state.keys() == other.keys() and all(torch.equal(state[key], other[key]) for key in state)
+
+
+def short_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The names of newer 160 checkpoints."""
+    return {
+        re.sub(r"^(inc\.inconv|down\d\.maxpool_conv)\.0\.", r"\1.", key): value
+        for key, value in state.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "dress",
+    [
+        lambda state: state,
+        lambda state: {"epoch": 7, "model": state, "optimizer": {"lr": 0.1}},
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},
+    ],
+    ids=["bare", "with epoch and optimizer", "data parallel", "old batch norms"],
+)
+def test_a_unet_loads_as_it_is_found(tmp_path: Path, dress: Any) -> None:
+    network = random_unet()
+    loaded, checkpoint = load_unet(save(dress(network.state_dict()), tmp_path / "8.pth"), "328", "ave")
+    kept = {k: v for k, v in loaded.state_dict().items() if not k.endswith("num_batches_tracked")}
+    assert same(kept, {k: v for k, v in network.state_dict().items() if k in kept})
+    assert loaded.widths == TINY_WIDTHS
+    assert not loaded.training
+    assert len(checkpoint.sha256) == 64
+
+
+def test_newer_names_of_the_160_family_are_renamed(tmp_path: Path) -> None:
+    network = random_unet("160", "hubert")
+    state = short_names(network.state_dict())
+    assert "inc.inconv.conv.0.weight" in state
+    loaded, _ = load_unet(save(state, tmp_path / "ultralight.pth"))
+    assert loaded.family.name == "160"
+    assert loaded.mode.name == "hubert"
+    assert same(loaded.state_dict(), network.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["", "audio_encoder.", "module.audio_encoder."])
+def test_an_encoder_loads_under_its_prefixes(tmp_path: Path, prefix: str) -> None:
+    encoder = random_encoder()
+    state = {prefix + key: value for key, value in encoder.state_dict().items()}
+    loaded, _ = load_encoder(save(state, tmp_path / "e.pth"))
+    assert same(loaded.state_dict(), encoder.state_dict())
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"gone\.pth is not there"):
+        read_checkpoint(tmp_path / "gone.pth")
+
+
+@pytest.mark.parametrize("keep", [0, 10, 500, 0.5, 0.98])
+def test_a_truncated_file(tmp_path: Path, keep: float) -> None:
+    path = save(random_unet().state_dict(), tmp_path / "t.pth")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep if keep > 1 or keep == 0 else keep * len(data))])
+    with pytest.raises(ExportError, match="truncated"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello\n", b"\x80\x04.", b"PK\x03\x04nothing", bytes(2000), b"\x89PNG\r\n"]
+)
+def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "n.pth"
+    path.write_bytes(content)
+    with pytest.raises(ExportError, match="no checkpoint"):
+        read_checkpoint(path)
+
+
+class Trap:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return eval, ("open('trapped', 'w')",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_would_run_code_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, legacy: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "evil.pth"
+    if legacy:
+        path.write_bytes(pickle.dumps(Trap(), protocol=2))
+    else:
+        torch.save({"a": Trap()}, path)
+    with pytest.raises(ExportError, match=r"evil\.pth"):
+        read_checkpoint(path)
+    assert not Path("trapped").exists()
+
+
+def test_the_call_it_would_make_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pth"
+    torch.save({"a": Trap()}, path)
+    with pytest.raises(ExportError, match=r"wants to call eval"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {"model": {}}, {}, torch.zeros(3)])
+def test_something_else_than_a_state_dict(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(ExportError, match="a state_dict of tensors is wanted"):
+        read_checkpoint(save(content, tmp_path / "x.pth"))
+
+
+def test_a_foreign_checkpoint_says_what_is_missing_and_what_is_unknown(tmp_path: Path) -> None:
+    path = save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "resnet.pth")
+    with pytest.raises(
+        ExportError, match=r"not a U-Net: 1 tensors missing .*1 tensors unknown \(fc\.weight\)"
+    ):
+        load_unet(path, "328", "ave")
+    with pytest.raises(ExportError, match=r"not an audio encoder: .* missing .*, …\) and 1 tensors unknown"):
+        load_encoder(path)
+
+
+def test_a_tensor_too_few_and_one_too_many(tmp_path: Path) -> None:
+    state = random_unet().state_dict()
+    state["extra"] = state.pop("outc.conv.bias")
+    with pytest.raises(
+        ExportError, match=r"1 tensors missing \(outc.conv.bias\) and 1 tensors unknown \(extra\)"
+    ):
+        load_unet(save(state, tmp_path / "u.pth"), "328", "ave")
+
+
+def test_a_wrong_shape_is_named(tmp_path: Path) -> None:
+    state = random_unet().state_dict()
+    state["outc.conv.bias"] = torch.zeros(4)
+    with pytest.raises(ExportError, match=r"outc\.conv\.bias has shape \[4\]; \[3\] is wanted"):
+        load_unet(save(state, tmp_path / "u.pth"), "328", "ave")
+
+
+def test_weights_that_are_not_finite(tmp_path: Path) -> None:
+    state = random_unet().state_dict()
+    state["outc.conv.bias"][0] = torch.nan
+    with pytest.raises(ExportError, match="NaN"):
+        load_unet(save(state, tmp_path / "u.pth"), "328", "ave")
+
+
+@pytest.mark.parametrize(
+    ("family", "audio", "said", "message"),
+    [
+        ("328", "ave", ("160", "hubert"), r"6 levels, a network of the 328 family; 5 are wanted for the 160"),
+        ("160", "hubert", ("328", "ave"), r"5 levels, a network of the 160 family; 6 are wanted for the 328"),
+        ("328", "wenet", ("328", "ave"), r"audio of 256 channels; 32 are wanted for the audio mode ave"),
+        ("160", "wenet", ("160", "hubert"), r"audio of 128 channels; 16 are wanted"),
+        ("160", "hubert", ("160", "ave"), r"160 family has no audio mode ave; hubert, wenet are known"),
+        ("328", "ave", (None, None), r"say whether it is ave or hubert"),
+    ],
+)
+def test_what_contradicts_the_weights(
+    tmp_path: Path, family: str, audio: str, said: tuple[str | None, str | None], message: str
+) -> None:
+    path = save(random_unet(family, audio).state_dict(), tmp_path / "u.pth")
+    with pytest.raises(ExportError, match=message):
+        load_unet(path, *said)
+
+
+def test_widths_follow_from_the_weights(tmp_path: Path) -> None:
+    path = save(LipSyncUNet("160", "wenet", (8, 8, 16, 24, 32)).state_dict(), tmp_path / "u.pth")
+    assert load_unet(path)[0].widths == (8, 8, 16, 24, 32)
