@@ -4,39 +4,45 @@ from __future__ import annotations
 
 import filecmp
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from compositor_backend import contract
-from compositor_backend.errors import PackError
 from compositor_backend.geometry import Box
-from compositor_backend.manifest import MANIFEST_NAME
+from compositor_backend.manifest import BLENDS
 from compositor_backend.pack import file_sha256
 from export import model_configs
+from export.atomic import publish, staging
+from export.boxes import boxes_of_frames
 from export.errors import ExportError
-from export.frames import FrameSource
+from export.frames import FrameSource, Pixels
 from export.networks.families import FAMILIES
 from export.pack_writer import DEFAULT_QUALITY, PackSettings, write_pack
-from export.served_graph import ServedNetwork, input_names, inspect_encoder, inspect_network, open_session
-from export.staging import publish, staging
+from export.served_graph import (
+    ServedNetwork,
+    checkpoint_of,
+    input_names,
+    inspect_encoder,
+    inspect_network,
+    open_session,
+)
 
 MODEL_FILE = Path("1") / "model.onnx"
+STAMP_FILE = "stamp.txt"
 ENCODED_AUDIO_SHAPE = (32, 16, 16)
 """What `audio_encoder_<name>` and `avatar_frames` make of speech; other features come ready from the client."""
 
-Progress = Callable[[str, int, int | None], None]
-"""Called with what is being done, how far it is, and how far it goes (None if unknown)."""
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how far it is, and how far it goes."""
 
 
 @dataclass(frozen=True)
 class NetworkSource:
-    """Where the U-Net comes from: a checkpoint (``.pth``) or a graph (``.onnx``).
+    """Where the U-Net comes from: a graph (``.onnx``), or a checkpoint (any other suffix).
 
-    `family` and `audio` are needed only where the weights do not tell.
+    `family` ("328", "160") and `audio` ("ave", "hubert", "wenet") are needed only where the weights do not tell;
+    where they do, they are compared.
     """
 
     path: Path
@@ -46,10 +52,12 @@ class NetworkSource:
 
 @dataclass(frozen=True)
 class AvatarSettings:
-    """What to build, and where.
+    """What to build, and where: `avatars` is the model repository to add to.
 
     `encoder` is the audio encoder's checkpoint or graph; without it only ``features_<id>`` is made.
-    `encoder_name` is its short name, the first 8 hex digits of its file's SHA-256 by default.
+    `encoder_name` is its short name, the first 8 hex digits of its file's SHA-256 by default; an encoder of that
+    name with other weights is refused, unless `replace_encoder`. `replace` builds an avatar that is there anew.
+    `stamp` is the builder's own note of what it built from, kept in the avatar's folder (`STAMP_FILE`).
     """
 
     avatar_id: str
@@ -60,34 +68,47 @@ class AvatarSettings:
     quality: int = DEFAULT_QUALITY
     blend: str = "hard"
     replace: bool = False
+    replace_encoder: bool = False
+    stamp: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, before anything is read."""
+        contract.check_avatar_id(self.avatar_id)
+        name = self.encoder_name
+        if name is not None and contract.AVATAR_ID_PATTERN.fullmatch(name) is None:
+            raise ExportError(
+                f"the encoder's name is {name[:80]!r}; 1 to 64 of a-z, 0-9, '_' and '-' are wanted, "
+                "a letter or digit first"
+            )
+        if not 1 <= self.quality <= 100:
+            raise ExportError(f"the JPEG quality is {self.quality}; 1 to 100 is wanted")
+        if self.blend not in BLENDS:
+            raise ExportError(f"the blend is {self.blend[:80]!r}; {' or '.join(BLENDS)} is wanted")
 
 
 def build_avatar(
-    settings: AvatarSettings, frames: FrameSource, boxes: list[Box], progress: Progress | None = None
+    settings: AvatarSettings, frames: FrameSource, boxes: Sequence[Box], progress: Progress | None = None
 ) -> Path:
-    """Build the avatar and return its folder; `ExportError` or `PackError` says what is wrong, and nothing stays."""
+    """Build the avatar and return its folder; a `LipstreamError` says what is wrong, and nothing stays."""
     tell = progress or (lambda _what, _done, _total: None)
-    avatar_id = contract.check_avatar_id(settings.avatar_id)
+    _refuse_existing(settings)
+    chosen = _checked_boxes(boxes, frames)
     try:
         with staging(settings.avatars) as stage:
-            _refuse_existing(settings)
             tell("network", 0, 1)
             network = _stage_network(settings, stage)
             encoder = _stage_encoder(settings, stage, network)
             tell("network", 1, 1)
-            _stage_pack(
-                settings,
-                stage,
-                network,
-                encoder,
-                _paired(frames, boxes),
-                lambda n: tell("frames", n, len(boxes)),
-            )
-            _stage_ensembles(avatar_id, stage, network, encoder)
-            _publish(settings, stage)
+            pack = _pack_settings(settings, network, encoder)
+            folder = stage / contract.avatar_ensemble_name(settings.avatar_id)
+            write_pack(folder, pack, _paired(frames, chosen), lambda n: tell("frames", n, len(chosen)))
+            if settings.stamp is not None:
+                (folder / STAMP_FILE).write_text(settings.stamp, encoding="utf-8")
+            _stage_ensembles(settings.avatar_id, stage, network, encoder)
+            publish(settings.avatars, stage, lambda: _names_to_publish(settings, stage))
     except OSError as error:
         raise ExportError(f"{settings.avatars} cannot be written: {error.strerror or error}") from error
-    return settings.avatars / contract.avatar_ensemble_name(avatar_id)
+    return settings.avatars / contract.avatar_ensemble_name(settings.avatar_id)
 
 
 def audio_mode(family: str, audio_shape: tuple[int, ...]) -> str:
@@ -100,33 +121,59 @@ def audio_mode(family: str, audio_shape: tuple[int, ...]) -> str:
     return found
 
 
+# --- what is asked for ---
 def _refuse_existing(settings: AvatarSettings) -> None:
-    folder = settings.avatars / contract.avatar_ensemble_name(settings.avatar_id)
-    if (folder / MANIFEST_NAME).exists() and not settings.replace:
-        raise ExportError(f"{folder} is there already; say --replace to build it anew")
+    if settings.replace:
+        return
+    names = (
+        contract.avatar_ensemble_name(settings.avatar_id),
+        contract.features_ensemble_name(settings.avatar_id),
+        contract.lipsync_name(settings.avatar_id),
+    )
+    for name in names:
+        if (settings.avatars / name).exists():
+            raise ExportError(f"{settings.avatars / name} is there already; say --replace to build it anew")
 
 
+def _checked_boxes(boxes: Sequence[Box], frames: FrameSource) -> list[Box]:
+    """The box of each frame, checked against the first frame's size before the long work begins."""
+    height, width = next(iter(frames)).shape[:2]
+    return boxes_of_frames(boxes, frames, width, height)
+
+
+def _paired(frames: FrameSource, boxes: Sequence[Box]) -> Iterator[tuple[Pixels, Box]]:
+    """Each frame with its box; `ExportError` if the source has got shorter or longer meanwhile."""
+    number = 0
+    for frame in frames:
+        if number < len(boxes):
+            yield frame, boxes[number]
+        number += 1
+    if number != len(boxes):
+        raise ExportError(f"{len(boxes)} frames were found at first, and {number} when they were read")
+
+
+# --- U-Net ---
 def _stage_network(settings: AvatarSettings, stage: Path) -> ServedNetwork:
     name = contract.lipsync_name(settings.avatar_id)
-    model = stage / name / MODEL_FILE
-    model.parent.mkdir(parents=True)
-    _network_graph(settings.network, model)
-    network = inspect_network(model)
-    if settings.network.family not in (None, network.family):
-        raise ExportError(
-            f"{settings.network.path} is of the {network.family} family; {settings.network.family} was said"
-        )
+    model = _model_path(stage, name)
+    source = settings.network
+    _network_graph(source, model)
+    network = inspect_network(model, source.path)
+    mode = audio_mode(network.family, network.audio_shape)
+    for what, said, found in (("family", source.family, network.family), ("audio", source.audio, mode)):
+        if said not in (None, found):
+            raise ExportError(f"{source.path} is a network with --{what} {found}; {said} was said")
     model_configs.write_lipsync(stage / name, network.named(name))
     return network
 
 
 def _network_graph(source: NetworkSource, out: Path) -> None:
     """Bring a U-Net, whatever it comes as, to a graph of the contract at `out`."""
-    if source.path.suffix != ".onnx":
+    if _existing(source.path).suffix.lower() != ".onnx":
         from export.onnx_export import export_unet
 
         export_unet(source.path, source.family, source.audio, out)
-    elif contract.FACE.name in input_names(open_session(_existing(source.path))):
+    elif contract.FACE.name in input_names(open_session(source.path)):
         shutil.copyfile(source.path, out)
     else:
         from export.wrap import wrap_unet
@@ -134,41 +181,67 @@ def _network_graph(source: NetworkSource, out: Path) -> None:
         wrap_unet(source.path, out)
 
 
+# --- audio encoder ---
 def _stage_encoder(settings: AvatarSettings, stage: Path, network: ServedNetwork) -> str | None:
-    if settings.encoder is None:
+    """Stage the encoder unless it is there already; its short name, None if there is none."""
+    source = settings.encoder
+    if source is None:
         return None
     if network.audio_shape != ENCODED_AUDIO_SHAPE:
         raise ExportError(
             f"the network reads audio of shape {list(network.audio_shape)}; the audio encoder makes "
             f"{list(ENCODED_AUDIO_SHAPE)}: leave it out, and send ready features"
         )
-    short = contract.check_avatar_id(settings.encoder_name or file_sha256(_existing(settings.encoder))[:8])
+    short = settings.encoder_name or file_sha256(_existing(source))[:8]
     name = contract.audio_encoder_name(short)
-    model = stage / name / MODEL_FILE
-    model.parent.mkdir(parents=True)
-    if settings.encoder.suffix == ".onnx":
-        shutil.copyfile(settings.encoder, model)
-    else:
-        from export.onnx_export import export_encoder
-
-        export_encoder(settings.encoder, model)
-    inspect_encoder(model)
     there = settings.avatars / name / MODEL_FILE
-    if there.exists() and not settings.replace and not filecmp.cmp(there, model, shallow=False):
-        raise ExportError(f"{there.parent.parent} holds another encoder; give this one a name of its own")
-    model_configs.write_audio_encoder(stage / name, name=contract.audio_encoder_name(short))
+    if _is_made_from(there, source):
+        inspect_encoder(there)
+        return short
+    model = _model_path(stage, name)
+    _encoder_graph(source, model)
+    inspect_encoder(model, source)
+    model_configs.write_audio_encoder(stage / name, name)
+    _new_encoder(settings, stage)
     return short
 
 
-def _stage_pack(
-    settings: AvatarSettings,
-    stage: Path,
-    network: ServedNetwork,
-    encoder: str | None,
-    frames: Iterator[tuple[NDArray[np.uint8], Box]],
-    progress: Callable[[int], None],
-) -> None:
-    pack = PackSettings(
+def _is_made_from(model: Path, source: Path) -> bool:
+    """Whether the graph at `model` was copied or exported from `source`; the same export may differ in its bytes."""
+    if not model.exists():
+        return False
+    if source.suffix.lower() == ".onnx":
+        return filecmp.cmp(model, source, shallow=False)
+    return checkpoint_of(model) == file_sha256(source)
+
+
+def _encoder_graph(source: Path, out: Path) -> None:
+    if source.suffix.lower() == ".onnx":
+        shutil.copyfile(source, out)
+    else:
+        from export.onnx_export import export_encoder
+
+        export_encoder(source, out)
+
+
+def _new_encoder(settings: AvatarSettings, stage: Path) -> list[str]:
+    """The name of the staged encoder, or nothing if it is there already; another one of that name is refused."""
+    for staged in stage.glob(f"{contract.ENCODER_PREFIX}*"):
+        there = settings.avatars / staged.name
+        if settings.encoder is not None and _is_made_from(there / MODEL_FILE, settings.encoder):
+            return []
+        if there.exists() and not settings.replace_encoder:
+            raise ExportError(
+                f"{there} holds another encoder, which other avatars may name; "
+                "give this one a name of its own (--encoder-name)"
+            )
+        return [staged.name]
+    return []
+
+
+# --- the rest ---
+def _pack_settings(settings: AvatarSettings, network: ServedNetwork, encoder: str | None) -> PackSettings:
+    return PackSettings(
         avatar_id=settings.avatar_id,
         family=network.family,
         audio_mode=audio_mode(network.family, network.audio_shape),
@@ -179,7 +252,6 @@ def _stage_pack(
         quality=settings.quality,
         blend=settings.blend,
     )
-    write_pack(stage / contract.avatar_ensemble_name(settings.avatar_id), pack, frames, progress)
 
 
 def _stage_ensembles(avatar_id: str, stage: Path, network: ServedNetwork, encoder: str | None) -> None:
@@ -194,42 +266,22 @@ def _stage_ensembles(avatar_id: str, stage: Path, network: ServedNetwork, encode
         model_configs.write_avatar_ensemble(speech, avatar_id, encoder, named)
 
 
-def _publish(settings: AvatarSettings, stage: Path) -> None:
-    """Move the folders to their places, those that others name first and the avatar's own last."""
-    order = (
-        contract.ENCODER_PREFIX,
-        contract.LIPSYNC_PREFIX,
-        contract.FEATURES_PREFIX,
-        contract.AVATAR_PREFIX,
-    )
-    for prefix in order:
-        for staged in sorted(stage.glob(f"{prefix}*")):
-            target = settings.avatars / staged.name
-            if prefix == contract.ENCODER_PREFIX and _same_model(staged, target):
-                continue
-            publish(staged, target)
+def _names_to_publish(settings: AvatarSettings, stage: Path) -> list[str]:
+    """The folders in the order in which they appear, those first that others name; another import may have won."""
+    _refuse_existing(settings)
+    return [
+        *_new_encoder(settings, stage),
+        contract.lipsync_name(settings.avatar_id),
+        contract.avatar_ensemble_name(settings.avatar_id),
+        contract.features_ensemble_name(settings.avatar_id),
+    ]
 
 
-def _same_model(staged: Path, target: Path) -> bool:
-    """Whether the encoder is there already; it may be in use, and is left alone."""
-    there = target / MODEL_FILE
-    return there.exists() and filecmp.cmp(there, staged / MODEL_FILE, shallow=False)
-
-
-def _paired(frames: FrameSource, boxes: list[Box]) -> Iterator[tuple[NDArray[np.uint8], Box]]:
-    """Each frame with its box; `PackError` if there are more of one than of the other."""
-    if frames.count is not None and frames.count != len(boxes):
-        raise PackError(
-            f"there are {frames.count} frames and {len(boxes)} face boxes; as many of each are wanted"
-        )
-    number = 0
-    for frame in frames:
-        if number == len(boxes):
-            raise PackError(f"there are more than {number} frames, and {number} face boxes")
-        yield frame, boxes[number]
-        number += 1
-    if number < len(boxes):
-        raise PackError(f"there are {number} frames and {len(boxes)} face boxes; as many of each are wanted")
+def _model_path(stage: Path, name: str) -> Path:
+    """Where the graph of that model goes, its folders made."""
+    path = stage / name / MODEL_FILE
+    path.parent.mkdir(parents=True)
+    return path
 
 
 def _existing(path: Path) -> Path:

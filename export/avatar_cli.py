@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from compositor_backend.manifest import BLENDS
 
@@ -24,16 +25,47 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     check.set_defaults(run=_run_check)
 
 
-def show_progress(console: Console) -> Progress:
-    """A progress bar with a count and the time that remains."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console)
+class ProgressBars:
+    """A bar for each thing that is being done, added when it begins; use as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> ProgressBars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Move the bar of `what`."""
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=total)
+        self._progress.update(self._tasks[what], completed=done)
 
 
 def _add_avatar(commands: Commands[argparse.ArgumentParser]) -> None:
     avatar = commands.add_parser("avatar", help="make a served avatar of frames, face boxes and networks")
+    _add_sources(avatar)
+    avatar.add_argument(
+        "--avatars", type=Path, required=True, metavar="DIR", help="the model repository to add to"
+    )
+    avatar.add_argument(
+        "--quality", type=int, default=75, metavar="Q", help="of the JPEG frames, 1 to 100 (75)"
+    )
+    avatar.add_argument("--blend", choices=BLENDS, default="hard", help="edge of the pasted face (hard)")
+    avatar.add_argument("--replace", action="store_true", help="build an avatar that is there already anew")
+    avatar.set_defaults(run=_run_avatar)
+
+
+def _add_sources(avatar: argparse.ArgumentParser) -> None:
     avatar.add_argument("--id", required=True, help="a-z, 0-9, '_' and '-', at most 64")
-    avatar.add_argument("--frames", type=Path, required=True, metavar="DIR|VIDEO", help="the template frames")
+    avatar.add_argument(
+        "--frames", type=Path, required=True, metavar="DIR|VIDEO", help="the template frames (25 a second)"
+    )
     avatar.add_argument(
         "--boxes",
         type=Path,
@@ -52,15 +84,6 @@ def _add_avatar(commands: Commands[argparse.ArgumentParser]) -> None:
         "--encoder", type=Path, metavar="P|F", help="the audio encoder; without it features are sent ready"
     )
     avatar.add_argument("--encoder-name", metavar="NAME", help="its short name (default: from its checksum)")
-    avatar.add_argument(
-        "--avatars", type=Path, required=True, metavar="DIR", help="the model repository to add to"
-    )
-    avatar.add_argument(
-        "--quality", type=int, default=75, metavar="Q", help="of the JPEG frames, 1 to 100 (75)"
-    )
-    avatar.add_argument("--blend", choices=BLENDS, default="hard", help="edge of the pasted face (hard)")
-    avatar.add_argument("--replace", action="store_true", help="build an avatar that is there already anew")
-    avatar.set_defaults(run=_run_avatar)
 
 
 def _run_avatar(options: argparse.Namespace) -> None:
@@ -80,18 +103,17 @@ def _run_avatar(options: argparse.Namespace) -> None:
         blend=options.blend,
         replace=options.replace,
     )
-    frames = open_frames(options.frames)
-    boxes = read_boxes(options.boxes, frames.names if options.boxes.is_dir() else None)
     console = Console()
-    with show_progress(console) as bar:
-        tasks = {what: bar.add_task(what, total=None) for what in ("network", "frames")}
-        folder = build_avatar(
-            settings,
-            frames,
-            boxes,
-            lambda what, done, total: bar.update(tasks[what], completed=done, total=total),
-        )
-    console.print(f"{folder} is ready: python -m server --avatars {options.avatars} --load {options.id}")
+    frames = open_frames(options.frames)
+    if frames.note:
+        console.print(Text(frames.note))
+    boxes = read_boxes(options.boxes, frames.names)
+    with ProgressBars(console) as bars:
+        folder = build_avatar(settings, frames, boxes, bars)
+    console.print(
+        Text(f"{folder} is ready: python -m server --avatars {options.avatars} --load {options.id}"),
+        soft_wrap=True,
+    )
 
 
 def _run_check(options: argparse.Namespace) -> int:
@@ -99,9 +121,9 @@ def _run_check(options: argparse.Namespace) -> int:
 
     table = Table("avatar", "part", "finding")
     whole = True
-    for finding in check_avatars(options.folder):
+    for finding in check_avatars(options.folder.resolve()):
         whole &= finding.good
-        colour = "green" if finding.good else "red"
-        table.add_row(finding.avatar, finding.part, f"[{colour}]{finding.text}[/{colour}]")
+        text = Text(finding.text, style="green" if finding.good else "red", overflow="fold")
+        table.add_row(Text(finding.avatar), finding.part, text)
     Console().print(table)
     return 0 if whole else 1

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
-from compositor_backend.geometry import Box
+from compositor_backend.errors import PackError
+from compositor_backend.geometry import Box, check_box
 from export.errors import ExportError
-from export.frames import natural_order
+from export.frames import FrameSource, natural_order
 
 LANDMARKS = 110
 _LEFT, _RIGHT, _TOP = 1, 31, 52
 """Points of the jaw's two sides and of the bridge of the nose: they fix the box of the 328 and 160 families."""
+_MOST_PX = 1e6
 
 
-def read_boxes(path: Path, names: list[str] | None = None) -> list[Box]:
-    """Face boxes, one a frame, in the frames' order.
+def read_boxes(path: Path, names: Sequence[str] | None = None) -> list[Box]:
+    """Face boxes, one a frame, in the frames' order; `ExportError` says what is wrong.
 
     `path` is a JSON file, ``[[x1, y1, x2, y2], …]`` or ``{"0": {"rect": [x1, y1, x2, y2]}, …}``, or a folder of
     ``.lms`` files; where the frames have `names`, each wants the landmarks of its own name.
@@ -31,32 +36,65 @@ def box_of_landmarks(path: Path) -> Box:
     """The square box of a ``.lms`` file: 110 lines "x y" in px.
 
     From point 1 to point 31 in x, as high as wide, its top at point 52 (source: the published training code's
-    geometry).
+    geometry, which cuts fractions off).
     """
     try:
         lines = path.read_text(encoding="ascii").splitlines()
         points = [tuple(float(word) for word in line.split()) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
         raise ExportError(f"{path} cannot be read as landmarks: {error}") from error
-    if len(points) != LANDMARKS or any(len(point) != 2 for point in points):
+    if len(points) != LANDMARKS:
         raise ExportError(f"{path} has {len(points)} lines; {LANDMARKS} lines of x and y are wanted")
-    try:
-        x1, x2, y1 = int(points[_LEFT][0]), int(points[_RIGHT][0]), int(points[_TOP][1])
-    except (ValueError, OverflowError):
-        raise ExportError(f"{path} holds a number that is not finite") from None
+    for number, point in enumerate(points, 1):
+        if len(point) != 2 or not all(math.isfinite(value) and abs(value) < _MOST_PX for value in point):
+            raise ExportError(f"{path}, line {number}: {list(point)} is no point; x and y in px are wanted")
+    x1, x2, y1 = int(points[_LEFT][0]), int(points[_RIGHT][0]), int(points[_TOP][1])
     return x1, y1, x2, y1 + (x2 - x1)
 
 
-def _landmark_files(folder: Path, names: list[str] | None) -> list[Path]:
+def boxes_of_frames(boxes: Sequence[Box], frames: FrameSource, width: int, height: int) -> list[Box]:
+    """The box of each frame; `ExportError` if their numbers differ or a box does not lie in `width` x `height` px.
+
+    For a video whose rate was changed, boxes may also be those of its own frames.
+    """
+    origin = frames.origin
+    if len(boxes) == len(origin):
+        chosen = list(boxes)
+    elif len(boxes) == frames.source_count:
+        chosen = [boxes[frame] for frame in origin]
+    else:
+        raise ExportError(
+            f"there are {len(origin)} frames and {len(boxes)} face boxes; as many of each are wanted"
+        )
+    for number, box in enumerate(chosen):
+        try:
+            check_box(box, width, height)
+        except PackError as error:
+            raise ExportError(f"frame {number}: {error}") from error
+    return chosen
+
+
+def _landmark_files(folder: Path, names: Sequence[str] | None) -> list[Path]:
     if names is None:
-        files = sorted(folder.glob("*.lms"), key=natural_order)
-        if not files:
-            raise ExportError(f"{folder} holds no .lms files")
-        return files
+        return _numbered(folder)
     files = [folder / f"{name}.lms" for name in names]
-    for file in files:
+    for number, file in enumerate(files):
         if not file.is_file():
-            raise ExportError(f"{file} is not there; every frame wants its landmarks")
+            raise ExportError(f"{file} is not there; frame {number} wants its landmarks")
+    return files
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """The landmark files in the order of their numbers, none of which may be missing in between."""
+    files = sorted(folder.glob("*.lms"), key=lambda path: natural_order(path.stem))
+    if not files:
+        raise ExportError(f"{folder} holds no .lms files")
+    numbers = [int(file.stem) if file.stem.isascii() and file.stem.isdecimal() else None for file in files]
+    for earlier, later in itertools.pairwise(numbers):
+        if earlier is not None and later is not None and later != earlier + 1:
+            raise ExportError(
+                f"{folder} has no landmarks of frame {earlier + 1}, but of {earlier} and {later}"
+            )
     return files
 
 
@@ -68,7 +106,7 @@ def _rectangles(path: Path) -> list[Box]:
     if isinstance(loaded, dict):
         loaded = _in_order(path, loaded)
     if not isinstance(loaded, list) or not loaded:
-        raise ExportError(f"{path} holds a {type(loaded).__name__}; a list of [x1, y1, x2, y2] is wanted")
+        raise ExportError(f"{path} holds {_shorten(loaded)}; a list of [x1, y1, x2, y2] is wanted")
     return [_box(path, frame, value) for frame, value in enumerate(loaded)]
 
 
@@ -84,10 +122,16 @@ def _in_order(path: Path, by_frame: dict[str, object]) -> list[object]:
 
 
 def _box(path: Path, frame: int, value: object) -> Box:
-    if isinstance(value, list) and len(value) == 4:
-        numbers = [
-            v for v in value if isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 2**31
-        ]
-        if len(numbers) == 4:
-            return int(numbers[0]), int(numbers[1]), int(numbers[2]), int(numbers[3])
-    raise ExportError(f"{path}, frame {frame}: {str(value)[:80]} is no box; [x1, y1, x2, y2] is wanted")
+    if isinstance(value, list) and len(value) == 4 and all(map(_is_pixel, value)):
+        x1, y1, x2, y2 = (int(number) for number in value)
+        return x1, y1, x2, y2
+    raise ExportError(f"{path}, frame {frame}: {_shorten(value)} is no box; [x1, y1, x2, y2] is wanted")
+
+
+def _is_pixel(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _MOST_PX
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

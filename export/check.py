@@ -6,9 +6,11 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from google.protobuf import text_format
+from numpy.typing import NDArray
 from PIL import Image
 from tritonclient.grpc import model_config_pb2 as pb
 
@@ -16,17 +18,23 @@ from compositor_backend import contract
 from compositor_backend.compositor import compose
 from compositor_backend.contract import Model
 from compositor_backend.errors import LipstreamError
-from compositor_backend.manifest import MANIFEST_NAME
+from compositor_backend.geometry import FAMILIES
+from compositor_backend.manifest import MANIFEST_NAME, Manifest
 from compositor_backend.pack import AvatarPack
-from export.avatar import MODEL_FILE
+from export import model_configs
+from export.atomic import STAGE_PREFIX
+from export.avatar import MODEL_FILE, audio_mode
 from export.errors import ExportError
-from export.model_configs import EMBEDDED, read_config
+from export.model_configs import EMBEDDED_CONFIG, PRODUCTION_CONFIG, Network, read_config
 from export.served_graph import inspect_encoder, inspect_network
+
+_BLEED_PX = 16
+"""How far a JPEG decoder's chroma interpolation can carry a change."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one part of an avatar."""
+    """What was found of one part of an avatar; `text` says what is there, or what is wrong."""
 
     avatar: str
     part: str
@@ -35,118 +43,132 @@ class Finding:
 
 
 def check_avatars(folder: Path) -> Iterator[Finding]:
-    """The findings of an avatar's folder (``avatar_<id>``), or of all avatars in a model repository."""
+    """The findings of an avatar's folder (``avatar_<id>``), or of all avatars in a model repository.
+
+    `ExportError` if it is neither.
+    """
     if (folder / MANIFEST_NAME).exists() or folder.name.startswith(contract.AVATAR_PREFIX):
         yield from check_avatar(folder)
         return
     avatars = sorted(folder.glob(f"{contract.AVATAR_PREFIX}*")) if folder.is_dir() else []
-    if not avatars:
+    leftovers = list(_leftovers(folder, {path.name for path in avatars})) if folder.is_dir() else []
+    if not avatars and not leftovers:
         raise ExportError(f"{folder} is no avatar's folder and holds none (avatar_<id>)")
     for avatar in avatars:
         yield from check_avatar(avatar)
+    yield from leftovers
 
 
 def check_avatar(folder: Path) -> Iterator[Finding]:
-    """The findings of one avatar; those that rest on a part found broken are left out."""
+    """The findings of one avatar; without a manifest there is one finding only."""
     avatar_id = folder.name.removeprefix(contract.AVATAR_PREFIX)
     try:
         contract.check_avatar_id(avatar_id)
-        pack = AvatarPack(folder)
+        manifest = Manifest.load(folder)
+        _check_manifest(manifest, avatar_id)
     except LipstreamError as error:
-        yield Finding(avatar_id, "pack", False, str(error))
+        yield Finding(avatar_id, "manifest", False, str(error))
         return
-    with pack:
-        checks: tuple[tuple[str, Callable[[], str]], ...] = (
-            ("pack", lambda: _pack(pack, avatar_id)),
-            ("test frame", lambda: _test_frame(pack)),
-            ("network", lambda: _network(pack, folder.parent)),
-            ("audio encoder", lambda: _encoder(pack, folder.parent)),
-            ("ensembles", lambda: _ensembles(pack, folder.parent)),
+    root = folder.parent
+    checks: tuple[tuple[str, Callable[[], str]], ...] = (
+        ("pack", lambda: _pack(folder)),
+        ("test frame", lambda: _test_frame(folder)),
+        ("network", lambda: _network(manifest, root)),
+        ("audio encoder", lambda: _encoder(manifest, root)),
+        ("ensembles", lambda: _ensembles(manifest, root)),
+    )
+    for part, check in checks:
+        try:
+            yield Finding(avatar_id, part, True, check())
+        except LipstreamError as error:
+            yield Finding(avatar_id, part, False, str(error))
+
+
+def _leftovers(root: Path, avatars: set[str]) -> Iterator[Finding]:
+    """Folders that belong to no avatar."""
+    for path in sorted(root.glob(f"{STAGE_PREFIX}*")):
+        text = f"{path} belongs to an import that is running, or was killed; the next import puts it in order"
+        yield Finding("", "leftover", False, text)
+    for prefix in (contract.FEATURES_PREFIX, contract.LIPSYNC_PREFIX):
+        for path in sorted(root.glob(f"{prefix}*")):
+            avatar_id = path.name.removeprefix(prefix)
+            if contract.AVATAR_PREFIX + avatar_id not in avatars:
+                text = f"{path} has no {contract.AVATAR_PREFIX}{avatar_id} beside it; import the avatar again"
+                yield Finding(avatar_id, "leftover", False, text)
+
+
+# --- manifest and pack ---
+def _check_manifest(manifest: Manifest, avatar_id: str) -> None:
+    if manifest.id != avatar_id:
+        raise ExportError(f"{MANIFEST_NAME} is of the avatar {manifest.id!r}; {avatar_id!r} is wanted")
+    mode = audio_mode(manifest.family, manifest.audio_shape)
+    if manifest.audio_mode != mode:
+        raise ExportError(
+            f"{MANIFEST_NAME} says audio_mode {manifest.audio_mode!r}; "
+            f"audio_shape {list(manifest.audio_shape)} is that of {mode!r}"
         )
-        for part, check in checks:
-            try:
-                yield Finding(avatar_id, part, True, check())
-            except LipstreamError as error:
-                yield Finding(avatar_id, part, False, str(error))
 
 
-def _pack(pack: AvatarPack, avatar_id: str) -> str:
-    if pack.manifest.id != avatar_id:
-        raise ExportError(f"{MANIFEST_NAME} is of the avatar {pack.manifest.id}; {avatar_id} is wanted")
-    pack.verify()
-    size = sum(entry.bytes for entry in pack.manifest.files.values())
-    manifest = pack.manifest
-    return f"{manifest.frames} frames of {manifest.width}x{manifest.height} px, {size / 1e6:.1f} MB, checksums equal"
+def _pack(folder: Path) -> str:
+    with AvatarPack(folder) as pack:
+        pack.verify()
+        manifest = pack.manifest
+        size = f"{manifest.width}x{manifest.height} px"
+        return f"{manifest.frames} frames of {size}, {pack.nbytes / 1e6:.1f} MB, checksums equal"
 
 
-def _test_frame(pack: AvatarPack) -> str:
-    """Composite the template's own face into the last frame, and decode the result."""
-    last = pack.frames - 1
-    inner = pack.family.inner
-    mouth = np.ascontiguousarray(pack.crops[last][inner, inner])[None]
-    key = np.array([[pack.manifest.network_key]], np.int64)
-    (jpeg,) = compose(pack, np.array([last], np.intp), mouth, key)
-    try:
-        with Image.open(io.BytesIO(jpeg)) as picture:
-            picture.load()
-            size = picture.size
-    except OSError as error:
-        raise ExportError(f"frame {last} does not decode: {error}") from error
-    if size != (pack.manifest.width, pack.manifest.height):
-        raise ExportError(f"frame {last} decodes to {size[0]}x{size[1]} px; the manifest says otherwise")
+def _test_frame(folder: Path) -> str:
+    """Composite the template's own face into the last frame, decode the result, and look beside the face."""
+    with AvatarPack(folder) as pack:
+        last, inner = pack.frames - 1, pack.family.inner
+        mouth = np.ascontiguousarray(pack.crops[last][inner, inner])[None]
+        key = np.array([[pack.manifest.network_key]], np.int64)
+        (jpeg,) = compose(pack, np.array([last], np.intp), mouth, key)
+        spliced, template = (_decode(data, last) for data in (jpeg, pack.frame_jpeg(last)))
+        if spliced.shape != (pack.manifest.height, pack.manifest.width, 3):
+            raise ExportError(f"frame {last} decodes to {list(spliced.shape)}; the manifest says otherwise")
+        region = pack.regions[last]
+        for pixels in (spliced, template):
+            top, left = max(0, region.y1 - _BLEED_PX), max(0, region.x1 - _BLEED_PX)
+            pixels[top : region.y2 + _BLEED_PX, left : region.x2 + _BLEED_PX] = 0
+        if not np.array_equal(spliced, template):
+            raise ExportError(f"frame {last} changes outside its face box when a mouth is put into it")
     return f"frame {last} spliced and decoded, {len(jpeg) / 1e3:.0f} kB"
 
 
-def _network(pack: AvatarPack, root: Path) -> str:
-    manifest = pack.manifest
+def _decode(jpeg: bytes, frame: int) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as picture:
+            return np.array(picture.convert("RGB"))
+    except OSError as error:
+        raise ExportError(f"frame {frame} does not decode: {error}") from error
+
+
+# --- networks ---
+def _network(manifest: Manifest, root: Path) -> str:
     folder = root / manifest.network
     network = inspect_network(_model_file(folder))
-    if network.family != manifest.family or network.audio_shape != manifest.audio_shape:
+    if (network.family, network.audio_shape) != (manifest.family, manifest.audio_shape):
         raise ExportError(
             f"{folder} is a {network.family} network with audio {list(network.audio_shape)}; the manifest says "
             f"{manifest.family} with {list(manifest.audio_shape)}"
         )
     if network.key != manifest.network_key:
-        raise ExportError(f"{folder} has the key {network.key}; the manifest says {manifest.network_key}")
-    _check_config_pair(folder, network.named(manifest.network).model)
+        raise ExportError(
+            f"{folder} has the key {network.key}; the manifest says {manifest.network_key}: "
+            "the network is another avatar's, or an import was cut off; import the avatar again"
+        )
+    _check_config_pair(folder, network.named(manifest.network).model, contract.MAX_FRAMES)
     return f"{manifest.network}, {manifest.family} family, {manifest.audio_mode}, key equal"
 
 
-def _encoder(pack: AvatarPack, root: Path) -> str:
-    if pack.manifest.encoder is None:
+def _encoder(manifest: Manifest, root: Path) -> str:
+    if manifest.encoder is None:
         return "none: features come ready from the client"
-    name = contract.audio_encoder_name(pack.manifest.encoder)
+    name = contract.audio_encoder_name(manifest.encoder)
     inspect_encoder(_model_file(root / name))
-    _check_config_pair(root / name, contract.audio_encoder_model(name))
+    _check_config_pair(root / name, contract.audio_encoder_model(name), contract.MAX_WINDOWS)
     return name
-
-
-def _ensembles(pack: AvatarPack, root: Path) -> str:
-    manifest = pack.manifest
-    models = [contract.features_ensemble(manifest.id, manifest.audio_shape)]
-    if manifest.encoder is not None:
-        models.append(contract.avatar_ensemble(manifest.id))
-    for model in models:
-        config = _check_config(root / model.name / "config.pbtxt", model)
-        if not (root / model.name / "1").is_dir():
-            raise ExportError(f"{root / model.name} has no version folder named 1")
-        steps = {step.model_name for step in config.ensemble_scheduling.step}
-        wanted = _steps(
-            manifest.network, manifest.encoder if model.name.startswith(contract.AVATAR_PREFIX) else None
-        )
-        if steps != wanted:
-            raise ExportError(
-                f"{root / model.name} has the steps {sorted(steps)}; {sorted(wanted)} are wanted"
-            )
-    return ", ".join(model.name for model in models)
-
-
-def _steps(network: str, encoder: str | None) -> set[str]:
-    """The models an ensemble is made of."""
-    shared = {model.name for model in contract.SHARED_MODELS} | {network}
-    if encoder is None:
-        return shared - {contract.AUDIO_FEATURES_MODEL.name}
-    return shared | {contract.audio_encoder_name(encoder)}
 
 
 def _model_file(folder: Path) -> Path:
@@ -156,27 +178,59 @@ def _model_file(folder: Path) -> Path:
     return path
 
 
-def _check_config_pair(folder: Path, model: Model) -> None:
-    for name in ("config.pbtxt", f"configs/{EMBEDDED}.pbtxt"):
-        _check_config(folder / name, model)
+def _check_config_pair(folder: Path, model: Model, rows: int) -> None:
+    """What an operator may tune (instances, queues, accelerators) is left to them."""
+    for name in (PRODUCTION_CONFIG, EMBEDDED_CONFIG):
+        config = _read(folder / name)
+        if config.name != model.name or config.backend != "onnxruntime":
+            raise ExportError(
+                f"{folder / name} is of the model {config.name!r} on the backend {config.backend!r}; "
+                f"{model.name!r} on 'onnxruntime' is wanted"
+            )
+        if config.max_batch_size < rows:
+            raise ExportError(
+                f"{folder / name} has max_batch_size {config.max_batch_size}; a request may have {rows} rows"
+            )
+        for given, tensors in ((config.input, model.inputs), (config.output, model.outputs)):
+            found = [_described(tensor) for tensor in given]
+            wanted = [(t.name, t.config_dtype, t.shape[1:]) for t in tensors]
+            if found != wanted:
+                raise ExportError(f"{folder / name} has the tensors {found}; {wanted} are wanted")
 
 
-def _check_config(path: Path, model: Model) -> pb.ModelConfig:
-    """The config at `path`, if its name and tensors are the contract's."""
+def _described(tensor: Any) -> tuple[str, str, tuple[int, ...]]:
+    return tensor.name, pb.DataType.Name(tensor.data_type), tuple(tensor.dims)
+
+
+# --- ensembles ---
+def _ensembles(manifest: Manifest, root: Path) -> str:
+    network = Network(manifest.network, FAMILIES[manifest.family].network_px, manifest.audio_shape)
+    wanted = [model_configs.features_ensemble(manifest.id, network)]
+    if manifest.encoder is not None:
+        wanted.append(model_configs.avatar_ensemble(manifest.id, manifest.encoder, network))
+    for config in wanted:
+        folder = root / config.name
+        _check_ensemble(folder / PRODUCTION_CONFIG, config, root)
+        if not (folder / "1").is_dir():
+            raise ExportError(f"{folder} has no version folder named 1; an ensemble needs an empty one")
+    return ", ".join(config.name for config in wanted)
+
+
+def _check_ensemble(path: Path, wanted: pb.ModelConfig, root: Path) -> None:
+    """An ensemble is what the manifest makes it, and the steps that the avatars' repository holds are there."""
+    found = _read(path)
+    shared = {model.name for model in contract.SHARED_MODELS}
+    for step in found.ensemble_scheduling.step:
+        if step.model_name not in shared and not (root / step.model_name / PRODUCTION_CONFIG).is_file():
+            raise ExportError(f"{path} has the step {step.model_name}, which is not in {root}")
+    if found != wanted:
+        steps = [[step.model_name for step in c.ensemble_scheduling.step] for c in (found, wanted)]
+        what = f"has the steps {steps[0]}" if steps[0] != steps[1] else "maps its tensors differently"
+        raise ExportError(f"{path} {what}; the manifest wants {steps[1]} with the contract's tensors")
+
+
+def _read(path: Path) -> pb.ModelConfig:
     try:
-        config = read_config(path)
+        return read_config(path)
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         raise ExportError(f"{path} cannot be read: {error}") from error
-    if config.name != model.name:
-        raise ExportError(f"{path} is of the model {config.name}; {model.name} is wanted")
-    batched = config.max_batch_size > 0
-    for given, tensors in ((config.input, model.inputs), (config.output, model.outputs)):
-        found = [_described(tensor) for tensor in given]
-        wanted = [(t.name, t.config_dtype, t.shape[1:] if batched else t.shape) for t in tensors]
-        if found != wanted:
-            raise ExportError(f"{path} has the tensors {found}; {wanted} are wanted")
-    return config
-
-
-def _described(tensor: pb.ModelInput | pb.ModelOutput) -> tuple[str, str, tuple[int, ...]]:
-    return tensor.name, pb.DataType.Name(tensor.data_type), tuple(tensor.dims)

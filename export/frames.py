@@ -2,39 +2,60 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import struct
 import warnings
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from compositor_backend.contract import FRAME_RATE_HZ
 from export.errors import ExportError
+
+Pixels = NDArray[np.uint8]
+"""uint8 [H, W, 3] RGB."""
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"})
 MAX_PIXELS = 16384 * 16384
 """A picture that claims more is a decompression bomb, not a frame."""
 
+# Pillow knows formats that run other programs; these decode in process.
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+# What Pillow raises on files that are truncated, foreign or hostile; its UnidentifiedImageError is an OSError.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, MemoryError)
+
 
 class FrameSource(Protocol):
     """Template frames in order; each iteration starts anew, and one frame is in memory at a time."""
 
     @property
-    def names(self) -> list[str] | None:
+    def names(self) -> Sequence[str] | None:
         """Names of the frames without suffix, None where they have none."""
 
     @property
-    def count(self) -> int | None:
-        """How many frames there are, None where only reading them tells."""
+    def origin(self) -> Sequence[int]:
+        """For each frame, which of the source's own frames it is; as many as there are frames."""
 
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        """Frames, uint8 [H, W, 3] RGB."""
+    @property
+    def source_count(self) -> int:
+        """How many frames the source itself has."""
+
+    @property
+    def note(self) -> str | None:
+        """A sentence that the user should know of, e.g. that the frame rate was changed."""
+
+    def __iter__(self) -> Iterator[Pixels]:
+        """Frames, uint8 [H, W, 3] RGB, all of one size; `ExportError` if one cannot be read."""
 
 
 def open_frames(path: Path) -> FrameSource:
@@ -45,7 +66,7 @@ def open_frames(path: Path) -> FrameSource:
         raise ExportError(f"{path} is not there; a folder of pictures or a video is wanted")
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise ExportError(f"{path} is no folder and no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
-    return Video(path)
+    return Video.at(path)
 
 
 @dataclass(frozen=True)
@@ -53,14 +74,21 @@ class PictureFolder:
     """The pictures of a folder, in the order of the numbers in their names."""
 
     paths: tuple[Path, ...]
+    note: None = None
 
     @classmethod
     def at(cls, folder: Path) -> PictureFolder:
-        """The pictures in `folder`."""
-        paths = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES]
+        """The pictures in `folder`; hidden files are passed over."""
+        paths = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and p.name[0] != "."]
         if not paths:
             raise ExportError(f"{folder} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
-        return cls(tuple(sorted(paths, key=natural_order)))
+        paths.sort(key=lambda path: natural_order(path.stem))
+        for one, other in itertools.pairwise(paths):
+            if one.stem == other.stem:
+                raise ExportError(
+                    f"{folder} holds both {one.name} and {other.name}; one picture a frame is wanted"
+                )
+        return cls(tuple(paths))
 
     @property
     def names(self) -> list[str]:
@@ -68,13 +96,18 @@ class PictureFolder:
         return [path.stem for path in self.paths]
 
     @property
-    def count(self) -> int:
-        """Number of pictures."""
+    def origin(self) -> range:
+        """Each picture is a frame."""
+        return range(len(self.paths))
+
+    @property
+    def source_count(self) -> int:
+        """The number of pictures."""
         return len(self.paths)
 
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        """Frames, uint8 [H, W, 3] RGB; `ExportError` names a picture that is unreadable or of another size."""
-        first: NDArray[np.uint8] | None = None
+    def __iter__(self) -> Iterator[Pixels]:
+        """Frames; `ExportError` names a picture that is unreadable or of another size."""
+        first: Pixels | None = None
         for path in self.paths:
             frame = read_picture(path)
             first = frame if first is None else first
@@ -85,67 +118,122 @@ class PictureFolder:
 
 @dataclass(frozen=True)
 class Video:
-    """The frames of a video at 25 a second: of another rate, the nearest frame in time is taken."""
+    """The frames of a video at 25 a second: of another rate, the nearest frame in time is taken.
+
+    `rate_hz` is the video's own rate, `source_count` how many frames it has.
+    """
 
     path: Path
+    origin: tuple[int, ...]
+    rate_hz: float
+    source_count: int
     names: None = None
-    count: None = None
 
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        """Frames, uint8 [H, W, 3] RGB; `ExportError` if the video cannot be read."""
-        import av
+    @classmethod
+    def at(cls, path: Path) -> Video:
+        """The video at `path`, decoded once to know its times and that all its frames are of one size."""
+        times: list[float] = []
+        size = None
+        for number, frame in enumerate(_decode(path)):
+            found = frame.width, frame.height
+            size = size or found
+            if found != size:
+                raise ExportError(
+                    f"{path}, frame {number} is {found[0]}x{found[1]} px; frame 0 is {size[0]}x{size[1]} px"
+                )
+            if found[0] * found[1] > MAX_PIXELS:
+                raise ExportError(f"{path} is {found[0]}x{found[1]} px, too large for a frame")
+            times.append(_time(frame, number))
+        if not times:
+            raise ExportError(f"{path} has no frames")
+        origin, rate_hz = _resample(times)
+        return cls(path, origin, rate_hz, len(times))
 
-        try:
-            with av.open(str(self.path)) as container:
-                if not container.streams.video:
-                    raise ExportError(f"{self.path} has no picture track")
-                yield from _at_frame_rate(container.decode(video=0))
-        except av.FFmpegError as error:
-            raise ExportError(f"{self.path} cannot be read as a video: {error.strerror}") from error
+    @property
+    def note(self) -> str | None:
+        """Says so if the rate was changed."""
+        if self.origin == tuple(range(self.source_count)):
+            return None
+        return (
+            f"{self.path.name} has {self.rate_hz:.2f} frames a second: of its {self.source_count} frames the nearest "
+            f"in time were taken, {len(self.origin)} at {FRAME_RATE_HZ} a second"
+        )
+
+    def __iter__(self) -> Iterator[Pixels]:
+        """Frames; `ExportError` if the video cannot be read."""
+        uses = np.bincount(self.origin, minlength=self.source_count).tolist()
+        for frame, count in zip(_decode(self.path), uses, strict=False):
+            if count:
+                pixels = _upright(frame)
+                for _ in range(count):
+                    yield pixels
 
 
-def read_picture(path: Path) -> NDArray[np.uint8]:
-    """A picture as uint8 [H, W, 3] RGB, transparency left out."""
+def read_picture(path: Path) -> Pixels:
+    """A picture as uint8 [H, W, 3] RGB: turned as its EXIF data say, transparency left out."""
     try:
         with warnings.catch_warnings():
             # Pillow warns at half the size at which it refuses; here MAX_PIXELS decides.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise ExportError(
-                        f"{path} claims to be {picture.width}x{picture.height} px, too large for a frame"
-                    )
-                return np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_FORMATS) as picture:
+                return _pixels(path, picture)
+    except Image.DecompressionBombError:
+        raise ExportError(f"{path} claims more pixels than a frame can have") from None
+    except _UNREADABLE as error:
         raise ExportError(f"{path} cannot be read as a picture: {error}") from error
 
 
-def natural_order(path: Path) -> list[tuple[int, str]]:
-    """A sort key by which 2.jpg comes before 10.jpg."""
-    parts = re.split(r"(\d+)", path.stem)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """A sort key by which ``2`` comes before ``10`` and ``frame_9`` before ``frame_10``."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if number % 2 else (-1, part) for number, part in enumerate(parts)]
 
 
-def _at_frame_rate(frames: Iterator[Any]) -> Iterator[NDArray[np.uint8]]:
-    """At each 25th of a second the frame whose time is nearest."""
-    previous: Any = None
-    start, emitted = 0.0, 0
-    for frame in frames:
-        if previous is None:
-            start = frame.time or 0.0
-        else:
-            # All ticks before the middle between the two belong to the earlier frame.
-            middle = ((previous.time or 0.0) + (frame.time or 0.0)) / 2 - start
-            while emitted / FRAME_RATE_HZ < middle:
-                yield previous.to_ndarray(format="rgb24")
-                emitted += 1
-        previous = frame
-    if previous is not None:
-        last = (previous.time or 0.0) - start
-        while emitted == 0 or emitted / FRAME_RATE_HZ <= last + 1e-6:
-            yield previous.to_ndarray(format="rgb24")
-            emitted += 1
+def _pixels(path: Path, picture: Image.Image) -> Pixels:
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ExportError(f"{path} claims to be {picture.width}x{picture.height} px, too large for a frame")
+    if picture.mode not in _MODES:
+        raise ExportError(f"{path} has pixels of the kind {picture.mode}; 8 bits a channel are wanted")
+    return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
 
 
-def _size(frame: NDArray[np.uint8]) -> str:
+def _decode(path: Path) -> Iterator[Any]:
+    """The frames of a video as PyAV gives them; `ExportError` if it cannot be read."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ExportError(f"{path} has no picture track")
+            container.streams.video[0].thread_type = "AUTO"
+            yield from container.decode(video=0)
+    except av.FFmpegError as error:
+        raise ExportError(f"{path} cannot be read as a video: {error.strerror}") from error
+
+
+def _time(frame: Any, number: int) -> float:
+    """Seconds; where a container has no times, its frames follow each other at 25 a second."""
+    return float(frame.time) if frame.time is not None else float(Fraction(number, FRAME_RATE_HZ))
+
+
+def _resample(times: list[float]) -> tuple[tuple[int, ...], float]:
+    """For each 25th of a second the frame whose time is nearest, and the mean rate in Hz."""
+    if len(times) == 1:
+        return (0,), float(FRAME_RATE_HZ)
+    seconds = np.maximum.accumulate(np.array(times) - times[0])
+    # Clocks of containers are coarse (1 ms in Matroska): at 25 a second every frame is to be taken once.
+    rate_hz = (len(times) - 1) / max(float(seconds[-1]), 1e-3)
+    ticks = np.arange(max(1, round(len(times) * FRAME_RATE_HZ / rate_hz))) / FRAME_RATE_HZ
+    middles = (seconds[1:] + seconds[:-1]) / 2
+    return tuple(np.searchsorted(middles, ticks - 1e-6).tolist()), rate_hz
+
+
+def _upright(frame: Any) -> Pixels:
+    """Pixels turned as the video's display matrix says: telephones hold their pictures sideways."""
+    pixels: Pixels = frame.to_ndarray(format="rgb24")
+    quarters = round(getattr(frame, "rotation", 0) / 90)
+    return np.ascontiguousarray(np.rot90(pixels, quarters))
+
+
+def _size(frame: Pixels) -> str:
     return f"{frame.shape[1]}x{frame.shape[0]} px"

@@ -1,7 +1,7 @@
 """Writes the Triton configs that each avatar brings along: its U-Net, its two ensembles, its audio encoder.
 
 They are built as protobuf messages and written as text, never as strings with holes, and every field is
-written out: Triton completes nothing.
+written out: Triton completes nothing. The protobuf definition is that of the oldest Triton that has to read them.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ GPU_INSTANCES = 8
 GPU_SLOT = "gpu_slot"
 """The rate limiter's resource: the server has eight, so eight executions run at a time, whoever's they are."""
 QUEUE_DELAY_US = 500
-"""How long a U-Net waits for others to join a batch: a thirtieth of what a batch takes on a CPU."""
+"""How long a batch waits for others: requests that come together run together, and none is held up noticeably."""
 ENCODER_MAX_BATCH = 64
 """At least `contract.MAX_WINDOWS`, the windows of one request."""
 ENCODER_GPU_INSTANCES = 2
 CPU_INSTANCES = 1
 """The embedded server's: one session with all cores computes a batch soonest, and weights lie there once."""
 EMBEDDED = "embedded"
+PRODUCTION_CONFIG = Path("config.pbtxt")
+EMBEDDED_CONFIG = Path("configs") / f"{EMBEDDED}.pbtxt"
 
-_WARM_UP_BATCHES = (1, 25)
+CHECKED_AUDIO = f"CHECKED_{contract.AUDIO.name}"
+"""AUDIO after `avatar_frames` has looked at it, in the ensemble that takes ready features."""
 
 
 @dataclass(frozen=True)
@@ -47,66 +50,89 @@ class Network:
         return contract.lipsync_model(self.name, self.network_px, self.audio_shape)
 
 
+# --- U-Net and audio encoder ---
 def write_lipsync(folder: Path, network: Network) -> None:
     """Write ``config.pbtxt`` and ``configs/embedded.pbtxt`` of a U-Net into its model's folder."""
-    _write_pair(folder, network.model, contract.MAX_FRAMES, GPU_INSTANCES, "An avatar's U-Net.")
+    about = "An avatar's U-Net: FACE and AUDIO of each frame in, its MOUTH and the network's AVATAR_KEY out."
+    model = network.model
+    _write_pair(
+        folder,
+        gpu_config(model, contract.MAX_FRAMES, GPU_INSTANCES),
+        cpu_config(model, contract.MAX_FRAMES),
+        about,
+    )
 
 
 def write_audio_encoder(folder: Path, name: str) -> None:
-    """Write ``config.pbtxt`` and ``configs/embedded.pbtxt`` of an audio encoder into its model's folder."""
+    """Write ``config.pbtxt`` and ``configs/embedded.pbtxt`` of the audio encoder of that model name."""
+    about = "An audio encoder: mel windows in, embeddings out, for all avatars whose networks were trained with it."
     model = contract.audio_encoder_model(name)
-    about = "An audio encoder: mel windows to embeddings, for all avatars trained with it."
-    _write_pair(folder, model, ENCODER_MAX_BATCH, ENCODER_GPU_INSTANCES, about)
+    production = gpu_config(model, ENCODER_MAX_BATCH, ENCODER_GPU_INSTANCES)
+    _write_pair(folder, production, cpu_config(model, ENCODER_MAX_BATCH), about)
 
 
+def gpu_config(model: Model, max_batch: int, instances: int) -> pb.ModelConfig:
+    """The production config of an ONNX graph: `instances` on each GPU, taking turns with all other avatars'."""
+    config = _onnx_config(model, max_batch)
+    group = config.instance_group.add(count=instances, kind=pb.ModelInstanceGroup.KIND_GPU)
+    group.rate_limiter.resources.add(name=GPU_SLOT, count=1)
+    config.model_warmup.extend(_warm_up(model, batch) for batch in (1, max_batch))
+    return config
+
+
+def cpu_config(model: Model, max_batch: int) -> pb.ModelConfig:
+    """The config of an ONNX graph for a machine without a GPU."""
+    config = _onnx_config(model, max_batch)
+    config.instance_group.add(count=CPU_INSTANCES, kind=pb.ModelInstanceGroup.KIND_CPU)
+    config.model_warmup.append(_warm_up(model, 1))
+    return config
+
+
+# --- ensembles ---
 def write_avatar_ensemble(folder: Path, avatar_id: str, encoder: str, network: Network) -> None:
     """Write the ``config.pbtxt`` of the ensemble that takes speech."""
-    encoder_model = contract.audio_encoder_model(contract.audio_encoder_name(encoder))
-    steps = (
-        _step(contract.AUDIO_FEATURES_MODEL),
-        _step(encoder_model),
-        _step(contract.AVATAR_FRAMES_MODEL, left_out=(contract.FEATURES,)),
-        _step(network.model),
-        _step(contract.COMPOSITOR_MODEL),
+    about = f"Speech (16 kHz PCM) and frame numbers in, JPEG frames of the avatar {avatar_id!r} out."
+    _write(
+        folder / PRODUCTION_CONFIG, avatar_ensemble(avatar_id, encoder, network), [about, *_ENSEMBLE_NOTES]
     )
-    config = _ensemble(contract.avatar_ensemble(avatar_id), steps)
-    _write(folder / "config.pbtxt", config, "Speech (16 kHz PCM) and frame numbers in, JPEG frames out.")
 
 
 def write_features_ensemble(folder: Path, avatar_id: str, network: Network) -> None:
     """Write the ``config.pbtxt`` of the ensemble that takes ready audio features."""
-    checked = f"CHECKED_{contract.AUDIO.name}"
+    about = f"Ready audio features and frame numbers in, JPEG frames of the avatar {avatar_id!r} out."
+    _write(folder / PRODUCTION_CONFIG, features_ensemble(avatar_id, network), [about, *_ENSEMBLE_NOTES])
+
+
+def avatar_ensemble(avatar_id: str, encoder: str, network: Network) -> pb.ModelConfig:
+    """The ensemble that takes speech; `encoder` is the audio encoder's short name."""
+    steps = (
+        _step(contract.AUDIO_FEATURES_MODEL),
+        _step(contract.audio_encoder_model(contract.audio_encoder_name(encoder))),
+        _step(contract.AVATAR_FRAMES_MODEL, left_out=(contract.FEATURES,)),
+        _step(network.model),
+        _step(contract.COMPOSITOR_MODEL),
+    )
+    return _ensemble(contract.avatar_ensemble(avatar_id), steps)
+
+
+def features_ensemble(avatar_id: str, network: Network) -> pb.ModelConfig:
+    """The ensemble that takes ready audio features; `avatar_frames` checks them and hands them on."""
     frames = _step(contract.AVATAR_FRAMES_MODEL, left_out=(contract.EMBEDDING,))
     frames.input_map[contract.FEATURES.name] = contract.AUDIO.name
-    frames.output_map[contract.AUDIO.name] = checked
+    frames.output_map[contract.AUDIO.name] = CHECKED_AUDIO
     unet = _step(network.model)
-    unet.input_map[contract.AUDIO.name] = checked
+    unet.input_map[contract.AUDIO.name] = CHECKED_AUDIO
     steps = (frames, unet, _step(contract.COMPOSITOR_MODEL))
-    config = _ensemble(contract.features_ensemble(avatar_id, network.audio_shape), steps)
-    _write(folder / "config.pbtxt", config, "Ready audio features and frame numbers in, JPEG frames out.")
+    return _ensemble(contract.features_ensemble(avatar_id, network.audio_shape), steps)
 
 
 def read_config(path: Path) -> pb.ModelConfig:
-    """Parse a ``config.pbtxt``."""
+    """Parse a ``config.pbtxt``; `text_format.ParseError` for what Triton does not know."""
     return text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
 
 
-def _write_pair(folder: Path, model: Model, max_batch: int, instances: int, about: str) -> None:
-    for_gpu = _onnx_model(model, max_batch)
-    group = for_gpu.instance_group.add(count=instances, kind=pb.ModelInstanceGroup.KIND_GPU)
-    group.rate_limiter.resources.add(name=GPU_SLOT, count=1)
-    for_gpu.model_warmup.extend(_warm_up(model, batch) for batch in _WARM_UP_BATCHES)
-    _write(folder / "config.pbtxt", for_gpu, f"{about} Production: a GPU.")
-
-    for_cpu = _onnx_model(model, max_batch)
-    for_cpu.instance_group.add(count=CPU_INSTANCES, kind=pb.ModelInstanceGroup.KIND_CPU)
-    for_cpu.model_warmup.append(_warm_up(model, 1))
-    _write(
-        folder / "configs" / f"{EMBEDDED}.pbtxt", for_cpu, f"{about} No GPU: --model-config-name={EMBEDDED}."
-    )
-
-
-def _onnx_model(model: Model, max_batch: int) -> pb.ModelConfig:
+# --- messages ---
+def _onnx_config(model: Model, max_batch: int) -> pb.ModelConfig:
     config = pb.ModelConfig(name=model.name, backend="onnxruntime", max_batch_size=max_batch)
     config.default_model_filename = "model.onnx"
     _add_tensors(config, model, batched=True)
@@ -154,9 +180,45 @@ def _ensemble(model: Model, steps: Sequence[pb.ModelEnsembling.Step]) -> pb.Mode
     return config
 
 
-def _write(path: Path, config: pb.ModelConfig, about: str) -> None:
+# --- text ---
+_WRITTEN_BY = "Written by `python -m export`, which will write it anew: edits last until the next import."
+_BATCH_NOTES = (
+    "backend: in a container Triton's own in C++; without one, the stand-in of server/ on the onnxruntime package.",
+    "max_batch_size: rows of a batch at most; dims leave that dimension out.",
+    f"dynamic_batching: requests of all clients that come within {QUEUE_DELAY_US / 1000:g} ms run as one. No "
+    "preferred sizes: what is there is run, since waiting for a full batch would hold up speech.",
+)
+_GPU_NOTES = (
+    *_BATCH_NOTES,
+    "instance_group: so many executions can be under way on a GPU, each with a copy of the weights. Each takes one "
+    f"of the server's resources {GPU_SLOT!r}, so that all avatars' networks together keep to its number. No "
+    "execution accelerator: onnxruntime's CUDA provider computes.",
+    "model_warmup: the smallest and the largest batch run at load, so that no client pays for the first one.",
+)
+_CPU_NOTES = (
+    *_BATCH_NOTES,
+    "instance_group: one session, whose threads take the cores that there are (intra_op_thread_count sets another "
+    "number); a second would compete for them, and hold the weights again.",
+    "model_warmup: a run at load, so that no client pays for the first one.",
+)
+_ENSEMBLE_NOTES = (
+    "max_batch_size is 0: a request is B frames of one avatar, whose tensors already have the dimension that counts "
+    "them. Requests of different clients meet at the networks.",
+)
+
+
+def _write_pair(folder: Path, production: pb.ModelConfig, embedded: pb.ModelConfig, about: str) -> None:
+    _write(folder / PRODUCTION_CONFIG, production, [f"{about} Production: a GPU.", *_GPU_NOTES])
+    no_gpu = f"{about} For a machine without a GPU: tritonserver --model-config-name={EMBEDDED}."
+    _write(folder / EMBEDDED_CONFIG, embedded, [no_gpu, *_CPU_NOTES])
+
+
+def _write(path: Path, config: pb.ModelConfig, notes: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    comment = textwrap.indent(
-        textwrap.fill(f"{about} Written by `python -m export`; edits are lost.", 108), "# "
-    )
-    path.write_text(f"{comment}\n{text_format.MessageToString(config)}", encoding="utf-8")
+    about, *others = notes
+    lines = [_comment(f"{about} {_WRITTEN_BY}"), "#", *map(_comment, others), ""]
+    path.write_text("\n".join(lines) + "\n" + text_format.MessageToString(config), encoding="utf-8")
+
+
+def _comment(text: str) -> str:
+    return textwrap.fill(text, 108, initial_indent="# ", subsequent_indent="#   ")

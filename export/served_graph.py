@@ -34,14 +34,16 @@ class ServedNetwork:
         return Network(name, FAMILIES[self.family].network_px, self.audio_shape)
 
 
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU; `ExportError` if the file does not load."""
+def open_session(path: Path, called: Path | None = None) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU; `ExportError`, naming the file as `called`, if it does not load."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # a failure comes back as an exception; printing it too helps nobody
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except _LOAD_ERRORS as error:
-        raise ExportError(f"{path} is no ONNX graph that onnxruntime loads: {str(error)[:200]}") from error
+        raise ExportError(
+            f"{called or path} is no ONNX graph that onnxruntime loads: {str(error)[:200]}"
+        ) from error
 
 
 def input_names(session: onnxruntime.InferenceSession) -> set[str]:
@@ -49,46 +51,73 @@ def input_names(session: onnxruntime.InferenceSession) -> set[str]:
     return {tensor.name for tensor in session.get_inputs()}
 
 
-def inspect_network(path: Path) -> ServedNetwork:
-    """Read what a U-Net's graph of the contract is, and run it once for its key; `ExportError` if it is none."""
-    session = open_session(path)
-    shapes = {tensor.name: tensor.shape for tensor in session.get_inputs()}
-    face, audio = shapes.get(contract.FACE.name), shapes.get(contract.AUDIO.name)
-    if (
-        face is None
-        or audio is None
-        or len(face) != 4
-        or not all(isinstance(n, int) for n in (*face[1:], *audio[1:]))
-    ):
-        raise ExportError(
-            f"{path} has the inputs {_describe(shapes)}; FACE [B,3,S,S] and AUDIO [B,…] are wanted"
-        )
+def checkpoint_of(path: Path) -> str | None:
+    """The SHA-256 (hex) of the checkpoint that a graph was exported from, None where it does not say."""
+    found = open_session(path).get_modelmeta().custom_metadata_map.get("lipstream.checkpoint_sha256")
+    return None if found is None else str(found)
+
+
+def inspect_network(path: Path, called: Path | None = None) -> ServedNetwork:
+    """Read what a U-Net's graph of the contract is, and run it once for its key; `ExportError` if it is none.
+
+    Errors name the file as `called`.
+    """
+    name = called or path
+    session = open_session(path, name)
+    face, audio = _visual_and_audio_shapes(name, session)
     family = next((f.name for f in FAMILIES.values() if face[1:] == [3, f.network_px, f.network_px]), None)
     if family is None:
-        raise ExportError(f"{path} has FACE {face}; a side of 320 or 160 px is wanted")
-    _check_tensors(path, session, contract.lipsync_model("network", face[2], tuple(audio[1:])))
-    sample = {
-        contract.FACE.name: np.zeros((2, *face[1:]), np.uint8),
-        contract.AUDIO.name: np.zeros((2, *audio[1:]), np.float32),
-    }
-    (keys,) = run(path, session, [contract.AVATAR_KEY.name], sample)
-    if keys.shape != (2, 1) or keys[0, 0] != keys[1, 0]:
-        raise ExportError(
-            f"{path} gives AVATAR_KEY {keys.tolist()} for two frames; one key for each is wanted"
-        )
-    return ServedNetwork(family, tuple(audio[1:]), int(keys[0, 0]))
+        raise ExportError(f"{name} has FACE {face}; a side of 320 or 160 px is wanted")
+    wanted = contract.lipsync_model("network", face[2], tuple(audio[1:]))
+    _check_tensors(name, session, wanted)
+    return ServedNetwork(family, tuple(audio[1:]), _read_key(name, session, wanted))
 
 
-def inspect_encoder(path: Path) -> None:
-    """Run an audio encoder's graph of the contract once; `ExportError` if it is none."""
-    session = open_session(path)
-    _check_tensors(path, session, contract.audio_encoder_model("encoder"))
-    sample = {contract.MEL.name: np.zeros((2, *contract.MEL.shape[1:]), np.float32)}
-    (embedding,) = run(path, session, [contract.EMBEDDING.name], sample)
-    if embedding.shape != (2, contract.EMBEDDING_SIZE):
+def inspect_encoder(path: Path, called: Path | None = None) -> None:
+    """Run an audio encoder's graph of the contract once; `ExportError`, naming it as `called`, if it is none."""
+    name = called or path
+    session = open_session(path, name)
+    wanted = contract.audio_encoder_model("encoder")
+    _check_tensors(name, session, wanted)
+    _run_once(name, session, wanted)
+
+
+def _visual_and_audio_shapes(
+    name: Path, session: onnxruntime.InferenceSession
+) -> tuple[list[Any], list[Any]]:
+    shapes = {tensor.name: tensor.shape for tensor in session.get_inputs()}
+    face, audio = shapes.get(contract.FACE.name, []), shapes.get(contract.AUDIO.name, [])
+    if len(face) != 4 or not audio or not all(isinstance(n, int) for n in (*face[1:], *audio[1:])):
         raise ExportError(
-            f"{path} gives EMBEDDING {list(embedding.shape)} for two windows; [2, 512] is wanted"
+            f"{name} has the inputs {_describe(shapes)}; FACE [B,3,S,S] and AUDIO [B,…] are wanted"
         )
+    return face, audio
+
+
+def _read_key(name: Path, session: onnxruntime.InferenceSession, wanted: contract.Model) -> int:
+    keys = _run_once(name, session, wanted)[contract.AVATAR_KEY.name]
+    if keys[0, 0] != keys[1, 0]:
+        raise ExportError(
+            f"{name} gives AVATAR_KEY {keys.tolist()} for two frames; one key for each is wanted"
+        )
+    return int(keys[0, 0])
+
+
+_NUMPY_TYPES = {"UINT8": np.uint8, "FP32": np.float32}
+
+
+def _run_once(name: Path, session: onnxruntime.InferenceSession, wanted: contract.Model) -> dict[str, Any]:
+    """All outputs for a batch of two noughts; `ExportError` if one has another shape than the contract's."""
+    sample = {t.name: np.zeros((2, *t.shape[1:]), _NUMPY_TYPES[t.dtype]) for t in wanted.inputs}
+    names = [tensor.name for tensor in wanted.outputs]
+    outputs = dict(zip(names, run(name, session, names, sample), strict=True))
+    for tensor in wanted.outputs:
+        shape = outputs[tensor.name].shape
+        if shape != (2, *tensor.shape[1:]):
+            raise ExportError(
+                f"{name} gives {tensor.name} {list(shape)} for a batch of two; {[2, *tensor.shape[1:]]} is wanted"
+            )
+    return outputs
 
 
 _TYPES = {"UINT8": "tensor(uint8)", "FP32": "tensor(float)", "INT64": "tensor(int64)"}

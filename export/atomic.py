@@ -1,0 +1,125 @@
+"""Folders that appear together or not at all: built in a hidden folder, then renamed, even across a kill.
+
+A stage is a hidden folder inside the folder that it builds for (a rename must not leave the file system). As
+long as its process lives, the stage's lock is held. Once all is built, the list of what is to appear is written
+into it: from then on the renames are finished by whoever comes first, this process or the next import.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+STAGE_PREFIX = ".staging-"
+ROOT_LOCK = ".import.lock"
+_STAGE_LOCK = "lock"
+_READY = "ready.json"
+_OLD_PREFIX = "old-"
+
+
+@contextmanager
+def root_lock(root: Path) -> Iterator[None]:
+    """Wait until nobody else renames anything in `root`; `root` is made if it is missing. Not reentrant."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ROOT_LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def staging(root: Path) -> Iterator[Path]:
+    """A new hidden folder in `root` to build in; gone afterwards, with all that `publish` did not take out of it.
+
+    Stages of processes that were killed are finished if they were ready, and removed if not.
+    """
+    with root_lock(root):
+        settle_dead_stages(root)
+        stage = Path(tempfile.mkdtemp(prefix=STAGE_PREFIX, dir=root))
+        lock = (stage / _STAGE_LOCK).open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock:
+        try:
+            yield stage
+        finally:
+            with root_lock(root):
+                _settle(root, stage)
+
+
+def publish(root: Path, stage: Path, choose: Callable[[], Sequence[str]]) -> None:
+    """Make folders of `stage` appear in `root`: those that `choose` names, called when nobody else renames.
+
+    They appear in that order. Those of them that are there already go away before, last ones first: at no moment
+    does a later folder stand beside an earlier one of another build. If `choose` raises, nothing happens.
+    """
+    _sync_tree(stage)
+    with root_lock(root):
+        names = choose()
+        _mark_ready(stage, names)
+        _exchange(root, stage, names)
+
+
+def settle_dead_stages(root: Path) -> None:
+    """Finish or remove the stages in `root` whose process is gone; the caller holds `root_lock`."""
+    for stage in sorted(root.glob(f"{STAGE_PREFIX}*")):
+        with (stage / _STAGE_LOCK).open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            _settle(root, stage)
+
+
+def _settle(root: Path, stage: Path) -> None:
+    """Finish the renames of a stage that was ready, and remove it."""
+    ready = stage / _READY
+    if ready.exists():
+        _exchange(root, stage, json.loads(ready.read_text(encoding="utf-8")))
+    shutil.rmtree(stage, ignore_errors=True)
+
+
+def _exchange(root: Path, stage: Path, names: Sequence[str]) -> None:
+    """Take old folders down, put new ones up; run again after a kill it goes on where it was."""
+    waiting = [name for name in names if (stage / name).exists()]
+    for name in reversed(waiting):
+        if (root / name).exists():
+            # A folder cannot be renamed over a full one.
+            (root / name).rename(stage / f"{_OLD_PREFIX}{name}")
+    _sync_folder(root)
+    for name in waiting:
+        (stage / name).rename(root / name)
+    _sync_folder(root)
+
+
+def _mark_ready(stage: Path, names: Sequence[str]) -> None:
+    """From here on a kill no longer undoes the import."""
+    draft = stage / f"{_READY}.part"
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(list(names), file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(stage / _READY)
+    _sync_folder(stage)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            _sync_folder(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
