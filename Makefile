@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
+export ORT_DISABLE_TELEMETRY := 1
 
 # The first of these that exists makes the virtual environment; override with `make PYTHON=…`.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do if $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then echo $$p; break; fi; done)
@@ -58,7 +59,7 @@ demo: avatar ## Say a sentence: out/demo/demo.mp4, out/demo/frames/, out/demo/re
 	@$(PY) -m server --avatars $(AVATARS) --load demo --grpc-port 0 --http-port 0 --metrics-port 0 \
 	  --log $(OUT)/demo/triton.log -- \
 	  $(PY) -m client speak --avatar demo --audio $(AUDIO) --out $(OUT)/demo/frames \
-	  --mp4 $(OUT)/demo/demo.mp4 --report $(OUT)/demo/report.json
+	  --first-chunk 5 --mp4 $(OUT)/demo/demo.mp4 --report $(OUT)/demo/report.json
 
 serve: avatar ## Serve the demo avatar until Ctrl-C
 	@$(PY) -m server --avatars $(AVATARS) --load $(AVATAR) --hints
