@@ -33,7 +33,7 @@ Pixels = NDArray[np.uint8]
 class PictureSettings:
     """How many pictures are drawn; `validation` of them, the first ones, show held-out sentences."""
 
-    training: int = 6000
+    training: int = 12000
     validation: int = 96
     seed: int = 5
 

@@ -1,7 +1,8 @@
 """Trains the demo's networks from nothing: says the corpus, trains the encoder, then the U-Net, and exports both.
 
-Everything is kept in a work folder and taken up again where it was left; with the same settings on the same
-number of workers the result is the same but for the order of floating-point sums.
+Everything is kept in a work folder and taken up again where it was left. With the same settings on the same
+number of workers the result is the same but for the order of floating-point sums and the flutter that espeak-ng
+adds to its voices unseeded.
 """
 
 from __future__ import annotations
@@ -22,18 +23,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from compositor_backend.contract import EMBEDDING_SIZE
 from export.demo.corpus import Corpus, CorpusSettings, build_corpus
 from export.demo.half_storage import store_half
-from export.demo.pictures import Pictures, PictureSettings, draw, prepare
+from export.demo.pictures import PictureSettings, draw, prepare
 from export.demo.progress import TrainingLog, pick_device
 from export.demo.train_encoder import (
     EncoderSettings,
     embed,
-    embedding_targets,
     train_encoder,
     validate_encoder,
 )
-from export.demo.train_unet import UNetJob, UNetSettings, new_network, train_unet, validate_unet
+from export.demo.train_unet import (
+    UNetJob,
+    UNetSettings,
+    new_network,
+    open_material,
+    planned_rows,
+    train_unet,
+    validate_unet,
+)
 from export.networks.audio_encoder import AudioEncoder
 from export.onnx_export import write_encoder, write_unet
 
@@ -70,7 +79,7 @@ def train(settings: TrainSettings, progress: Progress = lambda stage, done, tota
         encoder = train_encoder(
             corpus, settings.work, settings.encoder, log, device, _stage(progress, "audio encoder")
         )
-        store_embeddings(settings.work, corpus, encoder, device)
+        store_embeddings(settings.work, corpus, encoder, device, _stage(progress, "embeddings"))
         left_s = settings.minutes * 60 - (time.monotonic() - started)
         job = UNetJob(
             settings.work, settings.unet, settings.pictures, str(device), workers(settings, device), left_s
@@ -102,11 +111,21 @@ def _drawing_ahead(work: Path) -> Iterator[None]:
         process.join()
 
 
-def store_embeddings(work: Path, corpus: Corpus, encoder: AudioEncoder, device: torch.device) -> None:
-    """Write ``embeddings.npy`` and ``ideal.npy``, float16 [R, 512]: the encoder's and what it should have said."""
-    _save(work / "embeddings.npy", embed(encoder, corpus.windows, device).astype(np.float16))
-    ideal = embedding_targets(torch.from_numpy(np.asarray(corpus.targets)))
-    _save(work / "ideal.npy", ideal.numpy().astype(np.float16))
+def store_embeddings(
+    work: Path,
+    corpus: Corpus,
+    encoder: AudioEncoder,
+    device: torch.device,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write ``embeddings.npy``, float16 [R, 512]: the encoder's, where a planned picture needs them, else 0."""
+    rows = planned_rows(np.load(work / "pictures" / "plan.npy"))
+    stored = np.zeros((len(corpus.windows), EMBEDDING_SIZE), np.float16)
+    for n in range(0, len(rows), 2048):
+        some = rows[n : n + 2048]
+        stored[some] = embed(encoder, corpus.windows[some], device, fast=True)
+        progress(min(n + 2048, len(rows)), len(rows))
+    _save(work / "embeddings.npy", stored)
 
 
 def _save(path: Path, values: NDArray[np.float16]) -> None:
@@ -150,8 +169,7 @@ def _recipe(
 ) -> dict[str, Any]:
     cpu = torch.device("cpu")
     corpus = Corpus(settings.work / "corpus")
-    pictures = Pictures(settings.work / "pictures", settings.pictures)
-    embeddings = np.load(settings.work / "embeddings.npy", mmap_mode="r")
+    material = open_material(UNetJob(settings.work, settings.unet, settings.pictures))
     return {
         "command": "python -m export demo-train",
         "files": {
@@ -169,7 +187,7 @@ def _recipe(
         "data": _data_figures(corpus),
         "validation": {
             "encoder": validate_encoder(encoder, corpus, cpu),
-            "unet": validate_unet(unet, pictures, embeddings, cpu),
+            "unet": validate_unet(unet, material, cpu),
         },
         "revision": _revision(),
         "software": {

@@ -9,6 +9,7 @@ branch's convolution of stride 2 separates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,13 +37,31 @@ _COPIES = EMBEDDING_SIZE // TARGETS  # 64
 class EncoderSettings:
     """Training of the encoder."""
 
-    steps: int = 1800
+    cycles: tuple[int, ...] = (1800, 1500)
+    """Steps of each cycle of the learning rate: up, then down along a cosine to nearly nothing."""
+    peak_rates: tuple[float, ...] = (2e-3, 1e-3)
     batch: int = 128
-    peak_rate: float = 2e-3
     weight_decay: float = 0.02
     seed: int = 3
     validate_every: int = 250
     save_every: int = 100
+
+    @property
+    def steps(self) -> int:
+        """Steps of all cycles."""
+        return sum(self.cycles)
+
+
+def learning_rate(step: int, settings: EncoderSettings) -> float:
+    """Of a step: over the first 15 % of its cycle from a 25th up to the peak, then down; cosines both."""
+    for length, peak in zip(settings.cycles, settings.peak_rates, strict=True):  # noqa: B007
+        if step < length:
+            break
+        step -= length
+    warm = 0.15 * length
+    if step < warm:
+        return peak * (0.04 + 0.96 * (0.5 - 0.5 * math.cos(math.pi * step / warm)))
+    return peak * (1e-4 + 0.5 + 0.5 * math.cos(math.pi * (step - warm) / (length - warm)))
 
 
 def embedding_targets(targets: Tensor) -> Tensor:
@@ -91,20 +110,14 @@ def train_encoder(
     torch.manual_seed(settings.seed)
     network = AudioEncoder().to(device)
     _start_awake(network)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), settings.peak_rate, weight_decay=settings.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.peak_rate, total_steps=settings.steps, pct_start=0.15
-    )
-    first = _resume(folder / "encoder.pt", settings, network, optimizer, schedule)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=settings.weight_decay)
+    first = _resume(folder / "encoder.pt", settings, network, optimizer)
     rows = corpus.rows("train")
     for step in range(first, settings.steps):
         loss = _step(network, optimizer, corpus, rows, settings, step, device)
-        schedule.step()
         done = step + 1
         if done % settings.save_every == 0 or done == settings.steps:
-            _save(folder / "encoder.pt", settings, done, network, optimizer, schedule)
+            _save(folder / "encoder.pt", settings, done, network, optimizer)
         if done % settings.validate_every == 0 or done == settings.steps:
             log.write(step=done, loss=loss, **validate_encoder(network, corpus, device))
         progress(done, settings.steps)
@@ -138,6 +151,8 @@ def _step(
         embedding = network(windows[:, None].to(device))
     weights = embedding_targets(torch.tensor([TARGET_WEIGHTS])).to(device)
     loss = (weights * (embedding.float() - targets).square()).mean()
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, settings)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -145,39 +160,37 @@ def _step(
     return float(loss.detach())
 
 
-def _save(path: Path, settings: EncoderSettings, step: int, network: nn.Module, *states: Any) -> None:
-    optimizer, schedule = states
-    state = {
-        "settings": asdict(settings),
-        "step": step,
-        "model": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-    }
-    save_checkpoint(path, state)
+def _save(
+    path: Path, settings: EncoderSettings, step: int, network: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    state = {"model": network.state_dict(), "optimizer": optimizer.state_dict()}
+    save_checkpoint(path, {"settings": asdict(settings), "step": step, **state})
 
 
-def _resume(path: Path, settings: EncoderSettings, network: nn.Module, *states: Any) -> int:
+def _resume(
+    path: Path, settings: EncoderSettings, network: nn.Module, optimizer: torch.optim.Optimizer
+) -> int:
     """Load the checkpoint if it is of the same settings; the number of steps done."""
-    optimizer, schedule = states
     state = load_checkpoint(path)
     if state is None or state["settings"] != asdict(settings):
         return 0
     network.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
     return int(state["step"])
 
 
 # --- figures ---
 @torch.inference_mode()
-def embed(network: nn.Module, windows: NDArray[Any], device: torch.device, batch: int = 256) -> Floats:
-    """Embeddings float32 [M, 512] of mel windows [M, 80, 16]."""
+def embed(
+    network: nn.Module, windows: NDArray[Any], device: torch.device, batch: int = 256, fast: bool = False
+) -> Floats:
+    """Embeddings float32 [M, 512] of mel windows [M, 80, 16]; `fast` computes in bfloat16."""
     network.eval()
     parts = []
     for first in range(0, len(windows), batch):
         part = torch.from_numpy(windows[first : first + batch].astype(np.float32))
-        parts.append(network(part[:, None].to(device)).float().cpu().numpy())
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+            parts.append(network(part[:, None].to(device)).float().cpu().numpy())
     return np.concatenate(parts)
 
 

@@ -23,8 +23,10 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from compositor_backend.contract import WINDOWS_PER_FRAME
+from export.demo.corpus import Corpus
 from export.demo.pictures import FAMILY, Pictures, PictureSettings, Pixels
 from export.demo.progress import TrainingLog, load_checkpoint, pick_device, save_checkpoint
+from export.demo.track import CHANNELS
 from export.networks.families import FAMILIES, HALF_WIDTHS
 from export.networks.unet import LipSyncUNet
 
@@ -38,13 +40,15 @@ class UNetSettings:
 
     steps: int = 1400
     batch: int = 8
-    peak_rate: float = 3e-3
+    peak_rate: float = 2.5e-3
     weight_decay: float = 1e-4
     average: float = 0.99
     """Decay of the moving average of the weights; the average is what is kept."""
     mouth_weight: float = 8.0
-    ideal_steps: int = 200
-    """Steps with ideal embeddings, made from the true mouths: to learn drawing, needs no encoder yet."""
+    audio_steps: int = 800
+    """Steps of the audio branch alone, before all others, with batches of `audio_batch`."""
+    audio_batch: int = 64
+    reader_weight: float = 0.5
     seed: int = 4
     validate_every: int = 100
     save_every: int = 25
@@ -52,7 +56,7 @@ class UNetSettings:
 
 @dataclass(frozen=True)
 class UNetJob:
-    """A training: `folder` holds ``pictures/``, ``ideal.npy``, ``embeddings.npy`` and gets the results."""
+    """A training: `folder` holds ``corpus/``, ``pictures/`` and ``embeddings.npy``, and gets the results."""
 
     folder: Path
     settings: UNetSettings
@@ -63,17 +67,59 @@ class UNetJob:
     """Time for all steps; on a slow machine the schedule is shortened to it."""
 
 
+class CoachedUNet(nn.Module):
+    """A U-Net with two readers that exist in training only.
+
+    They read the mouth's five numbers off the audio branch's map and off the fused map, at every place. That
+    tells the audio branch at once what it is for; from the picture alone it learns it slowly, through the
+    whole decoder.
+    """
+
+    def __init__(self, network: LipSyncUNet) -> None:
+        super().__init__()
+        self.network = network
+        widest = network.widths[-1]
+        self.audio_reader = nn.Conv2d(widest, CHANNELS, 1)
+        self.fused_reader = nn.Conv2d(widest // 2, CHANNELS, 1)
+        self._fused: list[Tensor] = []
+        self._heard: list[Tensor] = []
+        network.audio_model.register_forward_hook(lambda module, given, made: self._heard.append(made))
+        network.fuse_conv.register_forward_hook(lambda module, given, made: self._fused.append(made))
+
+    def forward(self, x: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The picture, and what the readers read: float32 [B, 5, 10, 10] each."""
+        self._heard.clear()
+        self._fused.clear()
+        picture: Tensor = self.network(x, audio)
+        return picture, self.audio_reader(self._heard.pop()), self.fused_reader(self._fused.pop())
+
+    def hear(self, audio: Tensor) -> Tensor:
+        """What is read off the audio branch alone, [B, 5, 10, 10]."""
+        read: Tensor = self.audio_reader(self.network.audio_model(audio))
+        self._heard.clear()
+        return read
+
+
 @dataclass
 class Run:
     """What a training carries from step to step."""
 
-    network: LipSyncUNet
+    coached: CoachedUNet
     averaged: LipSyncUNet
     optimizer: torch.optim.Optimizer
     step: int = 0
     spent_s: float = 0.0
     done: float = 0.0
     """Share of the training that is behind it, by steps or by time, whichever says more."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is learnt from."""
+
+    pictures: Pictures
+    embeddings: NDArray[np.float16]
+    mouths: NDArray[np.float32]
 
 
 def network_input(crops: Tensor) -> Tensor:
@@ -124,6 +170,7 @@ def train_unet(job: UNetJob, progress: Callable[[int, int], None] = lambda done,
     On a CPU each worker is a process with one thread and its share of the batch, which loses less to a busy
     machine than threads that wait for one another in every layer. Returns the averaged network.
     """
+    teach_audio_branch(job)
     if job.workers == 1:
         return _work(0, job, progress)
     with tempfile.TemporaryDirectory() as meeting:
@@ -161,74 +208,57 @@ def _meet(rank: int, job: UNetJob, store: str, progress: Callable[[int, int], No
 
 
 def _work(rank: int, job: UNetJob, progress: Callable[[int, int], None]) -> LipSyncUNet:
-    settings, device = job.settings, pick_device(job.device)
-    pictures = Pictures(job.folder / "pictures", job.pictures)
+    settings, device, material = job.settings, pick_device(job.device), open_material(job)
     run = _start(job.folder / "unet.pt", settings, device)
-    weights = torch.from_numpy(pixel_weights(pictures, settings.mouth_weight)).to(device)
+    weights = torch.from_numpy(pixel_weights(material.pictures, settings.mouth_weight)).to(device)
     log = TrainingLog(job.folder / "log.jsonl", "unet")
-    sources = Embeddings(job.folder, settings)
     while run.done < 1:
         started = time.monotonic()
-        loss = _step(run, rank, job, pictures, sources.at(run.step), weights, device)
+        loss = _step(run, rank, job, material, weights, device)
         run.spent_s += time.monotonic() - started
         if rank == 0:
-            _look_after(run, job, pictures, sources.at(run.step), loss, log, device)
+            _look_after(run, job, material, loss, log, device)
             progress(round(run.done * settings.steps), settings.steps)
     if rank == 0:
-        settle_statistics(run.averaged, pictures, sources.at(run.step), device, batches=40)
+        settle_statistics(run.averaged, material, device, batches=40)
         save_checkpoint(job.folder / "unet-final.pt", run.averaged.state_dict())
     return run.averaged.eval()
 
 
-class Embeddings:
-    """Where the audio input comes from: for the first steps the ideal encoder's, then the trained one's."""
-
-    def __init__(self, folder: Path, settings: UNetSettings) -> None:
-        self._folder, self._ideal_steps = folder, settings.ideal_steps
-        self._opened: dict[str, NDArray[np.float16]] = {}
-
-    def at(self, step: int) -> NDArray[np.float16]:
-        """Embeddings float16 [R, 512] for a step; waits until the encoder's have been stored."""
-        name = "ideal.npy" if step < self._ideal_steps else "embeddings.npy"
-        if name not in self._opened:
-            while not (self._folder / name).exists():
-                time.sleep(0.5)
-            self._opened[name] = np.load(self._folder / name, mmap_mode="r")
-        return self._opened[name]
+def open_material(job: UNetJob) -> Material:
+    """The job's pictures, embeddings and true mouths."""
+    embeddings = np.load(job.folder / "embeddings.npy", mmap_mode="r")
+    mouths = np.load(job.folder / "corpus" / "mouths.npy", mmap_mode="r")
+    return Material(Pictures(job.folder / "pictures", job.pictures), embeddings, mouths)
 
 
 def _look_after(
-    run: Run,
-    job: UNetJob,
-    pictures: Pictures,
-    embeddings: NDArray[np.float16],
-    loss: float,
-    log: TrainingLog,
-    device: torch.device,
+    run: Run, job: UNetJob, material: Material, loss: float, log: TrainingLog, device: torch.device
 ) -> None:
     """Save and validate when it is time for it."""
     settings, step = job.settings, run.step
     if step % settings.save_every == 0 or run.done >= 1:
         save_checkpoint(job.folder / "unet.pt", _state(run, settings))
     if step % settings.validate_every == 0 or run.done >= 1:
-        settle_statistics(run.averaged, pictures, embeddings, device, batches=6)
+        settle_statistics(run.averaged, material, device, batches=6)
         strip = job.folder / f"strip-{step:05d}.png"
-        log.write(step=step, loss=loss, **validate_unet(run.averaged, pictures, embeddings, device, strip))
+        log.write(step=step, loss=loss, **validate_unet(run.averaged, material, device, strip))
 
 
 def _start(path: Path, settings: UNetSettings, device: torch.device) -> Run:
     torch.manual_seed(settings.seed)
     network, averaged = (new_network().to(device, memory_format=torch.channels_last) for _ in range(2))
+    coached = CoachedUNet(network).to(device)
     averaged.load_state_dict(network.state_dict())
     optimizer = torch.optim.AdamW(
-        network.parameters(), settings.peak_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
+        coached.parameters(), settings.peak_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
     )
-    run = Run(network, averaged, optimizer)
+    run = Run(coached, averaged, optimizer)
     state = load_checkpoint(path)
     if state is not None and _comparable(state["settings"]) == _comparable(asdict(settings)):
-        run.step, run.spent_s = int(state["step"]), float(state.get("spent_s", 0.0))
+        run.step, run.spent_s = int(state["step"]), float(state["spent_s"])
         run.done = run.step / settings.steps
-        for name in ("network", "averaged", "optimizer"):
+        for name in ("coached", "averaged", "optimizer"):
             getattr(run, name).load_state_dict(state[name])
     return run
 
@@ -236,6 +266,78 @@ def _start(path: Path, settings: UNetSettings, device: torch.device) -> Run:
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without the length, which may change while a training goes on."""
     return {name: value for name, value in settings.items() if name != "steps"}
+
+
+def teach_audio_branch(
+    job: UNetJob, progress: Callable[[int, int], None] = lambda done, total: None
+) -> float:
+    """Train the audio branch alone to tell the mouth; leaves a checkpoint of step 0. The last loss comes back.
+
+    Does nothing (and gives 0) where a checkpoint of these settings lies already.
+    """
+    settings, device, material = job.settings, pick_device(job.device), open_material(job)
+    path = job.folder / "unet.pt"
+    state = load_checkpoint(path)
+    if state is not None and _comparable(state["settings"]) == _comparable(asdict(settings)):
+        return 0.0
+    run = _start(path, settings, device)
+    loss, heard = 0.0, audible_rows(Corpus(job.folder / "corpus"), material.pictures.plan)
+    for step in range(settings.audio_steps):
+        loss = _audio_step(run, material, heard, settings, step, device)
+        progress(step + 1, settings.audio_steps)
+    run.averaged.load_state_dict(run.coached.network.state_dict())
+    save_checkpoint(path, _state(run, settings))
+    return loss
+
+
+def planned_rows(plan: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The corpus rows whose embeddings the planned pictures need, ascending."""
+    return np.unique(plan[:, 1, None] + np.arange(WINDOWS_PER_FRAME))
+
+
+def audible_rows(corpus: Corpus, plan: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows of all training frames, planned or not, whose 16 embeddings are among those that the plan needs."""
+    stored = np.zeros(len(corpus.windows), bool)
+    stored[planned_rows(plan)] = True
+    spans = [np.arange(e.first_row, e.first_row + e.frames) for e in corpus.split("train")]
+    rows = np.concatenate(spans)
+    return rows[stored[rows[:, None] + np.arange(WINDOWS_PER_FRAME)].all(axis=1)]
+
+
+def _audio_step(
+    run: Run,
+    material: Material,
+    heard: NDArray[np.int64],
+    settings: UNetSettings,
+    step: int,
+    device: torch.device,
+) -> float:
+    rng = np.random.default_rng((settings.seed, 1, step))
+    rows = rng.choice(heard, settings.audio_batch)
+    run.coached.train()
+    audio = _noisy(network_audio(material.embeddings, rows), rng)
+    loss = reader_loss(run.coached.hear(audio.to(device)), material.mouths[rows])
+    warm = min(1.0, (step + 1) / 30)
+    rate = settings.peak_rate * warm * (0.5 + 0.5 * math.cos(math.pi * step / settings.audio_steps))
+    for group in run.optimizer.param_groups:
+        group["lr"] = max(rate, 1e-5)
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(run.coached.parameters(), 1.0)
+    run.optimizer.step()
+    return float(loss.detach())
+
+
+def reader_loss(read: Tensor, mouths: Floats) -> Tensor:
+    """Mean squared difference of what is read at all places, [B, 5, h, w], from the true mouths [B, 5]."""
+    true = torch.from_numpy(np.array(mouths)).to(read.device)
+    return (read.float() - true[:, :, None, None]).square().mean()
+
+
+def _noisy(audio: Tensor, rng: np.random.Generator) -> Tensor:
+    """Features with a little noise on each: no step sees quite the same sound twice."""
+    noise = torch.from_numpy(rng.standard_normal(audio.shape, np.float32))
+    return (audio + 0.03 * noise).clamp_min(0)
 
 
 def learning_rate(run: Run, settings: UNetSettings) -> float:
@@ -250,39 +352,36 @@ def new_network() -> LipSyncUNet:
 
 
 def _state(run: Run, settings: UNetSettings) -> dict[str, Any]:
-    parts = ("network", "averaged", "optimizer")
-    state = {name: getattr(run, name).state_dict() for name in parts}
-    return {"settings": asdict(settings), "step": run.step, "spent_s": run.spent_s, **state}
+    parts = {name: getattr(run, name).state_dict() for name in ("coached", "averaged", "optimizer")}
+    return {"settings": asdict(settings), "step": run.step, "spent_s": run.spent_s, **parts}
 
 
 def _step(
-    run: Run,
-    rank: int,
-    job: UNetJob,
-    pictures: Pictures,
-    embeddings: NDArray[np.float16],
-    weights: Tensor,
-    device: torch.device,
+    run: Run, rank: int, job: UNetJob, material: Material, weights: Tensor, device: torch.device
 ) -> float:
-    numbers = batch_numbers(pictures, job.settings, run.step)[rank :: job.workers]
-    crops, truths, rows = pictures.get(numbers)
-    run.network.train()
+    settings = job.settings
+    numbers = batch_numbers(material.pictures, settings, run.step)[rank :: job.workers]
+    crops, truths, rows = material.pictures.get(numbers)
+    rng = np.random.default_rng((settings.seed, 2, run.step, rank))
+    audio = _noisy(network_audio(material.embeddings, rows), rng).to(device)
+    run.coached.train()
     with torch.autocast(device.type, torch.bfloat16):
-        audio = network_audio(embeddings, rows).to(device)
-        predicted = run.network(network_input(torch.from_numpy(crops).to(device)), audio)
-    loss = picture_loss(predicted.float(), network_target(torch.from_numpy(truths).to(device)), weights)
+        picture, heard, fused = run.coached(network_input(torch.from_numpy(crops).to(device)), audio)
+    loss = picture_loss(picture.float(), network_target(torch.from_numpy(truths).to(device)), weights)
+    mouths = material.mouths[rows]
+    coached = loss + settings.reader_weight * (reader_loss(heard, mouths) + reader_loss(fused, mouths))
     run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    done = max(run.step / job.settings.steps, run.spent_s / job.budget_s)
-    run.done = _share(run.network, job.workers, done)
-    nn.utils.clip_grad_norm_(run.network.parameters(), 1.0)
+    coached.backward()
+    done = max(run.step / settings.steps, run.spent_s / job.budget_s)
+    run.done = _share(run.coached, job.workers, done)
+    nn.utils.clip_grad_norm_(run.coached.parameters(), 1.0)
     for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(run, job.settings)
+        group["lr"] = learning_rate(run, settings)
     run.optimizer.step()
     run.step += 1
-    if run.step >= job.settings.steps:
+    if run.step >= settings.steps:
         run.done = 1.0
-    _average(run.averaged, run.network, min(job.settings.average, (1 + run.step) / (10 + run.step)))
+    _average(run.averaged, run.coached.network, min(settings.average, (1 + run.step) / (10 + run.step)))
     return float(loss.detach())
 
 
@@ -331,23 +430,18 @@ def _average(averaged: nn.Module, network: nn.Module, decay: float) -> None:
 
 
 @torch.no_grad()
-def settle_statistics(
-    network: nn.Module,
-    pictures: Pictures,
-    embeddings: NDArray[np.float16],
-    device: torch.device,
-    batches: int,
-) -> None:
+def settle_statistics(network: nn.Module, material: Material, device: torch.device, batches: int) -> None:
     """Compute the batch norms' statistics afresh: those of the network in training are not the average's."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over the batches
     network.train()
-    first = pictures.settings.validation
+    pictures = material.pictures
     for n in range(batches):
-        crops, _, rows = pictures.get(first + np.arange(n * 8, n * 8 + 8) % pictures.settings.training)
-        audio = network_audio(embeddings, rows).to(device)
+        numbers = pictures.settings.validation + np.arange(n * 8, n * 8 + 8) % pictures.settings.training
+        crops, _, rows = pictures.get(numbers)
+        audio = network_audio(material.embeddings, rows).to(device)
         network(network_input(torch.from_numpy(crops).to(device)), audio)
     for norm in norms:
         norm.momentum = 0.1
@@ -365,16 +459,13 @@ def predict(network: nn.Module, crops: Pixels, audio: Tensor, device: torch.devi
 
 
 def validate_unet(
-    network: nn.Module,
-    pictures: Pictures,
-    embeddings: NDArray[np.float16],
-    device: torch.device,
-    strip: Path | None = None,
+    network: nn.Module, material: Material, device: torch.device, strip: Path | None = None
 ) -> dict[str, float]:
     """PSNR of the mouth area and the mean absolute error of the whole picture, on held-out speech."""
+    pictures = material.pictures
     crops, truths, rows = pictures.get(np.arange(pictures.settings.validation))
     parts = [
-        predict(network, crops[n : n + 8], network_audio(embeddings, rows[n : n + 8]), device)
+        predict(network, crops[n : n + 8], network_audio(material.embeddings, rows[n : n + 8]), device)
         for n in range(0, len(crops), 8)
     ]
     predicted = np.concatenate(parts)

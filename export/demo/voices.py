@@ -231,7 +231,7 @@ def _espeak() -> _Espeak:
 
 
 def speak_espeak(text: str, settings: EspeakSettings = EspeakSettings()) -> Utterance:
-    """Say `text` with a robotic voice."""
+    """Say `text` with a robotic voice; no seed reaches its flutter, so samples differ a little each time."""
     engine = _espeak()
     samples, events = engine.speak(text, settings)
     pcm = _resample(samples.astype(np.float32) / 32768, engine.rate_hz)

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+
+from compositor_backend.geometry import FAMILIES
+from export.demo import pictures
+from export.demo.corpus import CorpusSettings, build_corpus
+from export.demo.mouth import REST
+from export.demo.pictures import (
+    Pictures,
+    PictureSettings,
+    box_crop,
+    draw,
+    drawn,
+    inner_crop,
+    paste,
+    plan_pictures,
+    prepare,
+    shape,
+)
+from export.demo.presenter import render_box
+
+SETTINGS = PictureSettings(training=6, validation=4, seed=1)
+
+
+@pytest.fixture(scope="module")
+def corpus_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("corpus")
+
+
+@pytest.fixture(scope="module")
+def corpus(corpus_folder):
+    return build_corpus(corpus_folder, CorpusSettings(natural=0, robotic=4, noise_only=0, validation=2))
+
+
+@pytest.fixture
+def few_templates(monkeypatch):
+    monkeypatch.setattr(pictures, "N_FRAMES", 2)
+
+
+def test_the_plan_holds_validation_runs_first_and_repeats_from_its_seed(corpus):
+    plan = plan_pictures(corpus, PictureSettings(training=300, validation=24, seed=2))
+    assert plan.shape == (324, 2)
+    validation, training = set(corpus.rows("validation")), set(corpus.rows("train"))
+    assert set(plan[:24, 1]) <= validation
+    assert set(plan[24:, 1]) <= training
+    assert (np.diff(plan[:12, 1]) == 1).all()
+    np.testing.assert_array_equal(plan, plan_pictures(corpus, PictureSettings(300, 24, 2)))
+    assert not np.array_equal(plan, plan_pictures(corpus, PictureSettings(300, 24, 3)))
+
+
+def test_moving_mouths_are_picked_more_often_than_still_ones(corpus):
+    plan = plan_pictures(corpus, PictureSettings(training=4000, validation=0, seed=0))
+    silent = [e.first_row + n for e in corpus.split("train") for n in e.silent]
+    frames = sum(e.frames for e in corpus.split("train"))
+    assert np.isin(plan[:, 1], silent).mean() < 0.7 * len(silent) / frames
+
+
+def test_pictures_show_the_planned_mouth_in_the_planned_template(corpus, corpus_folder, tmp_path, few_templates):
+    prepare(tmp_path, corpus, SETTINGS)
+    assert drawn(tmp_path) == 0
+    draw(tmp_path, corpus_folder)
+    assert drawn(tmp_path) == SETTINGS.total
+    crops, truths, rows = Pictures(tmp_path, SETTINGS).get(np.arange(SETTINGS.total))
+    plan = plan_pictures(corpus, SETTINGS)
+    np.testing.assert_array_equal(rows, plan[:, 1])
+    for n in (0, 9):
+        template = int(plan[n, 0])
+        mouth = shape(corpus.mouths[plan[n, 1]])
+        np.testing.assert_array_equal(truths[n], inner_crop(render_box(template, mouth)))
+        np.testing.assert_array_equal(crops[n], inner_crop(render_box(template, REST)))
+
+
+def test_drawing_goes_on_where_it_was_left_and_a_new_plan_starts_afresh(
+    corpus, corpus_folder, tmp_path, few_templates
+):
+    prepare(tmp_path, corpus, SETTINGS)
+    draw(tmp_path, corpus_folder)
+    prepare(tmp_path, corpus, SETTINGS)
+    assert drawn(tmp_path) == SETTINGS.total
+    prepare(tmp_path, corpus, PictureSettings(training=6, validation=4, seed=2))
+    assert drawn(tmp_path) == 0
+
+
+def test_pasting_what_was_cut_out_gives_the_crop_back():
+    box = render_box(0, REST)
+    crop = box_crop(box)
+    np.testing.assert_array_equal(inner_crop(box), crop[FAMILIES["328"].inner, FAMILIES["328"].inner])
+    pasted = paste(crop, inner_crop(box), box.shape[0])
+    assert pasted.shape == box.shape
+    assert np.abs(pasted.astype(int) - box).mean() < 1  # there and back through two bicubic resizes
+
+
+def test_a_paste_keeps_the_border_of_four_pixels():
+    crop = np.full((328, 328, 3), 200, np.uint8)
+    pasted = paste(crop, np.zeros((320, 320, 3), np.uint8), 328)
+    assert (pasted[:4] == 200).all()
+    assert (pasted[:, 324:] == 200).all()
+    assert not pasted[4:324, 4:324].any()
