@@ -78,7 +78,7 @@ class LipstreamClient:
         pcm: NDArray[Any],
         *,
         chunk_frames: int = 25,
-        first_chunk_frames: int | None = None,
+        first_chunk_frames: int | None = 5,
         first_frame: int = 0,
         in_flight: int = 4,
         rects: bool = False,
@@ -88,7 +88,7 @@ class LipstreamClient:
         - `avatar`: The avatar's id.
         - `pcm`: 16 kHz mono int16.
         - `chunk_frames`: Frames of a request, a multiple of 5 up to 30. Frames do not depend on it.
-        - `first_chunk_frames`: The same for the first request; 5 gives the earliest first frame.
+        - `first_chunk_frames`: The same for the first request, for an early first frame; None: no difference.
         - `first_frame`: Where on the avatar's endless timeline the utterance begins.
         - `in_flight`: Requests at a time.
         - `rects`: Whether frames carry the face box.
@@ -110,7 +110,7 @@ class LipstreamClient:
         avatar: str,
         *,
         chunk_frames: int = 25,
-        first_chunk_frames: int | None = None,
+        first_chunk_frames: int | None = 5,
         first_frame: int = 0,
         in_flight: int = 4,
         rects: bool = False,

@@ -19,7 +19,16 @@ from client._requests import Frame
 from client._transport import ModelStatistics
 from client.errors import RequestRefusedError, SinkError
 from client.sinks import Sink
-from compositor_backend.contract import SAMPLE_RATE_HZ
+from compositor_backend import contract
+
+_CHAIN = (
+    contract.AUDIO_FEATURES_MODEL.name,
+    contract.ENCODER_PREFIX,
+    contract.AVATAR_FRAMES_MODEL.name,
+    contract.LIPSYNC_PREFIX,
+    contract.COMPOSITOR_MODEL.name,
+)
+"""How names of the chain's models begin, first step first."""
 
 SINK_QUEUE_FRAMES = 250
 """Frames that may wait for the sinks: ten seconds, lest short utterances measure the disk."""
@@ -83,7 +92,7 @@ async def speak_to_sinks(
     sinks: Sequence[Sink],
     *,
     chunk_frames: int = 25,
-    first_chunk_frames: int | None = None,
+    first_chunk_frames: int | None = 5,
     in_flight: int = 4,
     on_frame: Callable[[Frame], None] | None = None,
 ) -> SpeakReport:
@@ -103,7 +112,7 @@ async def speak_to_sinks(
                 await writer.put(frame)
         steps = step_times(before, await _readings(client))
     files = tuple(str(sink.path) for sink in sinks if sink.path is not None)
-    return arrivals.report(avatar, client.url, len(pcm) / SAMPLE_RATE_HZ, files, steps)
+    return arrivals.report(avatar, client.url, len(pcm) / contract.SAMPLE_RATE_HZ, files, steps)
 
 
 async def _readings(client: LipstreamClient) -> list[ModelStatistics]:
@@ -115,10 +124,20 @@ async def _readings(client: LipstreamClient) -> list[ModelStatistics]:
 
 
 def step_times(before: Sequence[ModelStatistics], after: Sequence[ModelStatistics]) -> tuple[StepTimes, ...]:
-    """What each model did between two readings; models that did nothing are left out."""
+    """What each model did between two readings, in the chain's order, ensembles after it.
+
+    Models that did nothing are left out.
+    """
     earlier = {reading.model: reading for reading in before}
     spent = (reading.since(earlier.get(reading.model, ModelStatistics(reading.model))) for reading in after)
-    return tuple(_step(reading) for reading in spent if reading.requests > 0)
+    active = sorted((reading for reading in spent if reading.requests > 0), key=_place_in_chain)
+    return tuple(_step(reading) for reading in active)
+
+
+def _place_in_chain(reading: ModelStatistics) -> tuple[int, str]:
+    """For sorting: steps in the chain's order, then all else by name."""
+    places = (place for place, prefix in enumerate(_CHAIN) if reading.model.startswith(prefix))
+    return next(places, len(_CHAIN)), reading.model
 
 
 def _step(spent: ModelStatistics) -> StepTimes:

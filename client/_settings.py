@@ -92,14 +92,15 @@ class StreamOptions:
     """How an utterance is cut into requests.
 
     - `chunk_frames`: Frames of a request, a multiple of 5 up to 30 (the last one may be shorter).
-    - `first_chunk_frames`: The same for an utterance's first request: fewer means an earlier first frame.
+    - `first_chunk_frames`: The same for an utterance's first request, None for no difference: fewer
+      means an earlier first frame, and costs one request more.
     - `first_frame`: Position of the first frame on the avatar's timeline.
     - `in_flight`: Requests under way or answered and not yet taken, at most.
     - `rects`: Whether frames carry the face box.
     """
 
     chunk_frames: int = 25
-    first_chunk_frames: int | None = None
+    first_chunk_frames: int | None = 5
     first_frame: int = 0
     in_flight: int = 4
     rects: bool = False

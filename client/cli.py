@@ -147,8 +147,8 @@ def _summary_table(report: SpeakReport) -> Table:
 
 
 def _steps_table(steps: Sequence[StepTimes]) -> Table:
-    table = Table("step", "requests", "executions", "rows each", title="On the server, mean ms a request")
-    for name in ("queue", "input", "infer", "output"):
+    table = Table("step", title="On the server: mean ms a request, rows a run")
+    for name in ("requests", "runs", "rows", "queue", "in", "infer", "out"):
         table.add_column(name, justify="right")
     for step in steps:
         times = (step.queue_ms, step.input_ms, step.infer_ms, step.output_ms)
@@ -183,9 +183,15 @@ def _add_speak(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for 000000.jpg, 000001.jpg …")
     parser.add_argument("--mp4", type=Path, metavar="FILE", help="video with sound")
     parser.add_argument("--report", type=Path, metavar="FILE", help="figures of the run as JSON")
-    parser.add_argument("--chunk", type=int, default=25, metavar="N", help="frames of a request (5, 10 … 30)")
-    parser.add_argument("--first-chunk", type=int, metavar="N", help="the same for the first request")
-    parser.add_argument("--in-flight", type=int, default=4, metavar="N", help="requests at a time")
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        default=25,
+        metavar="N",
+        help="frames of a request, a multiple of 5 up to 30 (25)",
+    )
+    parser.add_argument("--first-chunk", type=int, default=5, metavar="N", help="of the first request (5)")
+    parser.add_argument("--in-flight", type=int, default=4, metavar="N", help="requests at a time (4)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no tables")
 
 

@@ -116,7 +116,12 @@ async def test_face_boxes(client: LipstreamClient) -> None:
 async def test_six_clients_at_once_get_what_each_gets_alone(triton: TritonServer) -> None:
     async def speak(seed: int) -> list[Frame]:
         async with LipstreamClient(triton.grpc_url) as client:
-            return [frame async for frame in client.speak("demo", noise(60 * FRAME, seed), chunk_frames=10)]
+            return [
+                frame
+                async for frame in client.speak(
+                    "demo", noise(60 * FRAME, seed), chunk_frames=10, first_chunk_frames=None
+                )
+            ]
 
     said = await asyncio.gather(*(speak(seed) for seed in range(6)))
     assert said == [frames_of(noise(60 * FRAME, seed)) for seed in range(6)]
@@ -142,7 +147,7 @@ async def test_live_audio_gives_the_same_frames(client: LipstreamClient) -> None
 async def test_clear_cancels_on_the_server_what_is_under_way(client: LipstreamClient, gate: Path) -> None:
     heard, drawn = await requests_of(client, "ears"), await requests_of(client, "lipsync_slow")
     second = noise(3 * FRAME, 2)
-    async with client.session("slow", chunk_frames=10, in_flight=3) as session:
+    async with client.session("slow", chunk_frames=10, first_chunk_frames=None, in_flight=3) as session:
         session.push_audio(noise(60 * FRAME, 1))
         await asyncio.wait_for(until_waiting(gate), WAIT_S)
         session.clear()
@@ -229,7 +234,9 @@ async def test_what_triton_itself_refuses_is_refused_too(client: LipstreamClient
 
 
 async def test_the_report_has_each_steps_times_on_the_server(client: LipstreamClient) -> None:
-    report = await speak_to_sinks(client, "demo", noise(60 * FRAME), [NullSink()], chunk_frames=10)
+    report = await speak_to_sinks(
+        client, "demo", noise(60 * FRAME), [NullSink()], chunk_frames=10, first_chunk_frames=None
+    )
     steps = {step.model: step for step in report.steps}
     assert {"avatar_demo", "ears", "lipsync_demo", "pen"} <= set(steps)
     assert steps["ears"].requests == steps["lipsync_demo"].requests == 6
@@ -242,7 +249,7 @@ class TestServerThatDies:
         with running_triton([repository], models=("avatar_demo",)) as server:
             port = int(server.grpc_url.rsplit(":", 1)[1])
             client = LipstreamClient(server.grpc_url, retry=RetryPolicy(attempts=2, first_delay_s=0.05))
-            session = client.session("demo", chunk_frames=10, in_flight=2)
+            session = client.session("demo", chunk_frames=10, first_chunk_frames=None, in_flight=2)
             session.push_audio(pcm)
             session.end()
             for _ in range(25):

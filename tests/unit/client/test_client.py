@@ -97,7 +97,9 @@ async def test_the_first_request_is_the_short_one() -> None:
 async def test_leaving_the_iteration_cancels_what_is_under_way() -> None:
     desk = Desk()
     client = await make_client(desk)
-    async with aclosing(client.speak("demo", noise(40 * FRAME), chunk_frames=10)) as frames:
+    async with aclosing(
+        client.speak("demo", noise(40 * FRAME), chunk_frames=10, first_chunk_frames=None)
+    ) as frames:
         reading = asyncio.create_task(anext(frames))
         await settle()
         desk.calls[0].answer()

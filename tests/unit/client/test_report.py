@@ -60,7 +60,7 @@ async def make_client(answering: Any = answer_at_once) -> LipstreamClient:
 
 async def test_every_sink_gets_every_frame_in_order_and_is_closed() -> None:
     pcm, sinks = noise(70 * FRAME), [Recorder(), Recorder()]
-    await speak_to_sinks(await make_client(), "demo", pcm, sinks, chunk_frames=10)
+    await speak_to_sinks(await make_client(), "demo", pcm, sinks, chunk_frames=10, first_chunk_frames=None)
     for sink in sinks:
         assert sink.got == frames_of(pcm)
         assert sink.ends == ["close"]
@@ -85,7 +85,7 @@ async def test_the_report_counts_what_happened(tmp_path: Path) -> None:
     assert 0 < report.time_to_first_frame_ms <= report.elapsed_s * 1e3
     assert report.mean_jpeg_bytes == pytest.approx(sum(len(frame.jpeg) for frame in seen) / 70)
     assert report.files == (str(tmp_path),)
-    assert [(step.model, step.requests) for step in report.steps] == [("avatar_demo", 3)]
+    assert [(step.model, step.requests) for step in report.steps] == [("avatar_demo", 4)]
 
 
 @pytest.mark.parametrize("error", [SinkError("disk full"), ZeroDivisionError("a defect")])
@@ -125,7 +125,9 @@ async def test_frames_received_before_the_server_went_away_are_written() -> None
 
     sink, pcm = Recorder(), noise(70 * FRAME)
     with pytest.raises(ServerUnavailableError) as caught:
-        await speak_to_sinks(await make_client(dies), "demo", pcm, [sink], chunk_frames=10)
+        await speak_to_sinks(
+            await make_client(dies), "demo", pcm, [sink], chunk_frames=10, first_chunk_frames=None
+        )
     assert caught.value.frames_delivered == 20
     assert sink.got == frames_of(pcm)[:20]
     assert sink.ends == ["abort"]
@@ -146,7 +148,13 @@ async def test_cancelling_writes_what_was_received_and_aborts() -> None:
     sink = Recorder()
     task = asyncio.create_task(
         speak_to_sinks(
-            await make_client(hangs), "demo", noise(70 * FRAME), [sink], chunk_frames=10, on_frame=seen
+            await make_client(hangs),
+            "demo",
+            noise(70 * FRAME),
+            [sink],
+            chunk_frames=10,
+            first_chunk_frames=None,
+            on_frame=seen,
         )
     )
     await received.wait()
@@ -209,6 +217,19 @@ def test_step_times_are_means_over_the_requests_between_two_readings() -> None:
         StepTimes("lipsync_a", 4, 100, 2, 50.0, 2.0, 1.0, 10.0, 0.5),
         StepTimes("new", 1, 25, 1, 25.0, 1.0, 0.0, 0.0, 0.0),
     )
+
+
+def test_steps_are_in_the_order_of_the_chain_and_ensembles_come_last() -> None:
+    chain = [
+        "audio_features",
+        "audio_encoder_demo",
+        "avatar_frames",
+        "lipsync_demo",
+        "compositor",
+        "avatar_demo",
+    ]
+    after = [ModelStatistics(name, requests=1, rows=1, executions=1) for name in sorted(chain)]
+    assert [step.model for step in step_times([], after)] == chain
 
 
 def test_a_server_restarted_in_between_is_counted_from_its_start() -> None:

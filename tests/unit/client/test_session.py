@@ -50,7 +50,7 @@ async def test_frames_come_in_order_whatever_order_the_answers_have(
     client: LipstreamClient, desk: Desk
 ) -> None:
     pcm, got = noise(52 * FRAME), list[Frame]()
-    async with client.session("demo", chunk_frames=10) as session:
+    async with client.session("demo", chunk_frames=10, first_chunk_frames=None) as session:
         session.push_audio(pcm)
         session.end()
         reading = asyncio.create_task(collect(session, got))
@@ -67,7 +67,7 @@ async def test_frames_come_in_order_whatever_order_the_answers_have(
 
 async def test_no_more_requests_are_under_way_than_allowed(client: LipstreamClient, desk: Desk) -> None:
     got: list[Frame] = []
-    async with client.session("demo", chunk_frames=5, in_flight=3) as session:
+    async with client.session("demo", chunk_frames=5, first_chunk_frames=None, in_flight=3) as session:
         session.push_audio(noise(100 * FRAME))
         session.end()
         reading = asyncio.create_task(collect(session, got))
@@ -77,7 +77,7 @@ async def test_no_more_requests_are_under_way_than_allowed(client: LipstreamClie
 
 
 async def test_a_consumer_that_stops_reading_stops_the_requests(client: LipstreamClient, desk: Desk) -> None:
-    async with client.session("demo", chunk_frames=5, in_flight=3) as session:
+    async with client.session("demo", chunk_frames=5, first_chunk_frames=None, in_flight=3) as session:
         session.push_audio(noise(1000 * FRAME))
         session.end()
         await settle()
@@ -93,7 +93,7 @@ async def test_a_consumer_that_stops_reading_stops_the_requests(client: Lipstrea
 async def test_live_audio_is_requested_as_soon_as_its_look_ahead_is_there(
     client: LipstreamClient, desk: Desk
 ) -> None:
-    async with client.session("demo", chunk_frames=25, in_flight=99) as session:
+    async with client.session("demo", chunk_frames=25, first_chunk_frames=None, in_flight=99) as session:
         requested = []
         for frame in range(40):
             session.push_audio(noise(FRAME, frame))
@@ -136,7 +136,7 @@ class TestClear:
     async def test_it_cancels_what_is_under_way_and_drops_what_was_received(
         self, client: LipstreamClient, desk: Desk
     ) -> None:
-        async with client.session("demo", chunk_frames=5) as session:
+        async with client.session("demo", chunk_frames=5, first_chunk_frames=None) as session:
             session.push_audio(noise(60 * FRAME))
             await settle()
             desk.calls[0].answer()
@@ -153,7 +153,7 @@ class TestClear:
         self, client: LipstreamClient, desk: Desk
     ) -> None:
         first, second, got = noise(60 * FRAME, 1), noise(7 * FRAME, 2), list[Frame]()
-        async with client.session("demo", chunk_frames=10) as session:
+        async with client.session("demo", chunk_frames=10, first_chunk_frames=None) as session:
             session.push_audio(first)
             await settle()
             desk.calls[0].answer()
@@ -168,7 +168,7 @@ class TestClear:
     async def test_a_reader_that_waits_gets_the_next_utterance(
         self, client: LipstreamClient, desk: Desk
     ) -> None:
-        async with client.session("demo", chunk_frames=10) as session:
+        async with client.session("demo", chunk_frames=10, first_chunk_frames=None) as session:
             session.push_audio(noise(30 * FRAME, 1))
             reading = asyncio.create_task(anext(session))
             await settle()
@@ -212,7 +212,7 @@ class TestFailure:
         self, client: LipstreamClient, desk: Desk
     ) -> None:
         got: list[Frame] = []
-        async with client.session("demo", chunk_frames=10) as session:
+        async with client.session("demo", chunk_frames=10, first_chunk_frames=None) as session:
             session.push_audio(noise(52 * FRAME))
             await settle()
             for call, fails in zip(desk.calls, [False, True, False, True], strict=True):
@@ -227,7 +227,7 @@ class TestFailure:
         self, client: LipstreamClient, desk: Desk
     ) -> None:
         pcm, got = noise(52 * FRAME), list[Frame]()
-        async with client.session("demo", chunk_frames=10, in_flight=4) as session:
+        async with client.session("demo", chunk_frames=10, first_chunk_frames=None, in_flight=4) as session:
             session.push_audio(pcm)
             session.end()
             await settle()
@@ -243,7 +243,7 @@ class TestFailure:
         self, client: LipstreamClient, desk: Desk
     ) -> None:
         pcm, got = noise(60 * FRAME), list[Frame]()
-        async with client.session("demo", chunk_frames=30, in_flight=1) as session:
+        async with client.session("demo", chunk_frames=30, first_chunk_frames=None, in_flight=1) as session:
             session.push_audio(pcm[: 42 * FRAME])
             await settle()
             desk.calls[0].fail(gone())
@@ -316,7 +316,7 @@ class TestStates:
     async def test_closing_cancels_everything_and_ends_the_iteration(
         self, client: LipstreamClient, desk: Desk
     ) -> None:
-        session = client.session("demo", chunk_frames=5)
+        session = client.session("demo", chunk_frames=5, first_chunk_frames=None)
         session.push_audio(noise(30 * FRAME))
         reading = asyncio.create_task(collect(session, []))
         await settle()
