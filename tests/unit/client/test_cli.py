@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -203,6 +205,29 @@ def test_what_the_server_refuses_is_code_4_and_says_what_is_kept(
     assert printed.err == "error: no more today (10 frames had been delivered)\n"
     assert "10 frames are kept in" in printed.out
     assert len(list(out.iterdir())) == 10
+
+
+def test_ctrl_c_stops_at_once_and_keeps_what_there_is(server: Server, speech: Path, tmp_path: Path) -> None:
+    async def hang_later(request: Any, context: Any) -> Any:
+        if np.frombuffer(request.raw_input_contents[1], np.int32)[0] >= 10:
+            await asyncio.Event().wait()
+        return await talk(request, context)
+
+    server.service.handler = hang_later
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "client", "speak", "--avatar", "demo", "--audio", str(speech)]
+    command += ["--url", server.url, "--chunk", "5", "--out", str(out), "--mp4", str(tmp_path / "a.mp4")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 30
+        while not (out / "000009.jpg").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        printed, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (130, "interrupted\n")
+    assert "10 frames are kept in" in printed
+    assert len(list(out.iterdir())) == 10
+    assert [path.name for path in tmp_path.glob("*.mp4")] == ["a.partial.mp4"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["sing"], ["speak", "--avatar", "demo"], ["load"]])
