@@ -92,7 +92,8 @@ def build_avatar(
     """Build the avatar and return its folder; a `LipstreamError` says what is wrong, and nothing stays."""
     tell = progress or (lambda _what, _done, _total: None)
     _refuse_existing(settings)
-    chosen = _checked_boxes(boxes, frames)
+    # Before the long work begins: what can be told of the frames without reading them all.
+    chosen = boxes_of_frames(boxes, frames)
     try:
         with staging(settings.avatars) as stage:
             tell("network", 0, 1)
@@ -133,12 +134,6 @@ def _refuse_existing(settings: AvatarSettings) -> None:
     for name in names:
         if (settings.avatars / name).exists():
             raise ExportError(f"{settings.avatars / name} is there already; say --replace to build it anew")
-
-
-def _checked_boxes(boxes: Sequence[Box], frames: FrameSource) -> list[Box]:
-    """The box of each frame, checked against the first frame's size before the long work begins."""
-    height, width = next(iter(frames)).shape[:2]
-    return boxes_of_frames(boxes, frames, width, height)
 
 
 def _paired(frames: FrameSource, boxes: Sequence[Box]) -> Iterator[tuple[Pixels, Box]]:

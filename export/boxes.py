@@ -52,12 +52,12 @@ def box_of_landmarks(path: Path) -> Box:
     return x1, y1, x2, y1 + (x2 - x1)
 
 
-def boxes_of_frames(boxes: Sequence[Box], frames: FrameSource, width: int, height: int) -> list[Box]:
-    """The box of each frame; `ExportError` if their numbers differ or a box does not lie in `width` x `height` px.
+def boxes_of_frames(boxes: Sequence[Box], frames: FrameSource) -> list[Box]:
+    """The box of each frame; `ExportError` if their numbers differ, a box is empty or not inside the frames.
 
     For a video whose rate was changed, boxes may also be those of its own frames.
     """
-    origin = frames.origin
+    origin, (width, height) = frames.origin, frames.size_px
     if len(boxes) == len(origin):
         chosen = list(boxes)
     elif len(boxes) == frames.source_count:

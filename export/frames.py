@@ -51,6 +51,10 @@ class FrameSource(Protocol):
         """How many frames the source itself has."""
 
     @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height of the frames."""
+
+    @property
     def note(self) -> str | None:
         """A sentence that the user should know of, e.g. that the frame rate was changed."""
 
@@ -105,6 +109,12 @@ class PictureFolder:
         """The number of pictures."""
         return len(self.paths)
 
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height of the first picture; `ExportError` if it is unreadable."""
+        height, width = read_picture(self.paths[0]).shape[:2]
+        return width, height
+
     def __iter__(self) -> Iterator[Pixels]:
         """Frames; `ExportError` names a picture that is unreadable or of another size."""
         first: Pixels | None = None
@@ -124,6 +134,7 @@ class Video:
     """
 
     path: Path
+    size_px: tuple[int, int]
     origin: tuple[int, ...]
     rate_hz: float
     source_count: int
@@ -133,9 +144,9 @@ class Video:
     def at(cls, path: Path) -> Video:
         """The video at `path`, decoded once to know its times and that all its frames are of one size."""
         times: list[float] = []
-        size = None
+        size: tuple[int, int] | None = None
         for number, frame in enumerate(_decode(path)):
-            found = frame.width, frame.height
+            found = _upright_size(frame)
             size = size or found
             if found != size:
                 raise ExportError(
@@ -144,10 +155,10 @@ class Video:
             if found[0] * found[1] > MAX_PIXELS:
                 raise ExportError(f"{path} is {found[0]}x{found[1]} px, too large for a frame")
             times.append(_time(frame, number))
-        if not times:
+        if size is None:
             raise ExportError(f"{path} has no frames")
         origin, rate_hz = _resample(times)
-        return cls(path, origin, rate_hz, len(times))
+        return cls(path, size, origin, rate_hz, len(times))
 
     @property
     def note(self) -> str | None:
@@ -231,8 +242,17 @@ def _resample(times: list[float]) -> tuple[tuple[int, ...], float]:
 def _upright(frame: Any) -> Pixels:
     """Pixels turned as the video's display matrix says: telephones hold their pictures sideways."""
     pixels: Pixels = frame.to_ndarray(format="rgb24")
-    quarters = round(getattr(frame, "rotation", 0) / 90)
-    return np.ascontiguousarray(np.rot90(pixels, quarters))
+    return np.ascontiguousarray(np.rot90(pixels, _quarter_turns(frame)))
+
+
+def _upright_size(frame: Any) -> tuple[int, int]:
+    """Width and height after that turn."""
+    return (frame.height, frame.width) if _quarter_turns(frame) % 2 else (frame.width, frame.height)
+
+
+def _quarter_turns(frame: Any) -> int:
+    """Counterclockwise."""
+    return round(frame.rotation / 90)
 
 
 def _size(frame: Pixels) -> str:

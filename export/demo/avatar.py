@@ -1,66 +1,162 @@
-"""Builds the demo's avatar: the presenter's frames, drawn, and the committed networks."""
+"""Builds the demo's avatar: the presenter's frames, drawn, and the committed networks. Needs no torch."""
 
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from export.avatar import AvatarSettings, NetworkSource, Progress, build_avatar
+from compositor_backend import contract
+from compositor_backend.errors import PackError
+from compositor_backend.pack import AvatarPack
+from export.avatar import MODEL_FILE, STAMP_FILE, AvatarSettings, NetworkSource, Progress, build_avatar
 from export.demo import presenter
+from export.errors import ExportError
+from export.frames import Pixels
 
 DEMO_ID = "demo"
 WEIGHTS = Path(__file__).parent / "weights"
 UNET_FILE = "unet.onnx"
 ENCODER_FILE = "audio_encoder.onnx"
-_STAMP = "demo.sha256"
-# What the avatar is made from: if none of it changed, the avatar need not be built again.
-_ROOM = Path(__file__).parent.parent
-_SOURCES = ("*.py", "demo/presenter*.py", "demo/mouth.py", "demo/avatar.py", "../compositor_backend/*.py")
+BLEND = "feather"
+
+MAX_WORKERS = 8
+_FRAMES_AHEAD = 2
+"""For each worker: enough that none waits for the pack to be written, and few enough to keep memory small."""
+
+_ROOT = Path(__file__).parents[2]
+# What the avatar is made by: if none of it changed, nor the weights, it need not be built again.
+_SOURCES = (
+    "compositor_backend/blend.py",
+    "compositor_backend/contract.py",
+    "compositor_backend/geometry.py",
+    "compositor_backend/jpeg.py",
+    "compositor_backend/manifest.py",
+    "export/avatar.py",
+    "export/demo/avatar.py",
+    "export/demo/mouth.py",
+    "export/demo/presenter*.py",
+    "export/model_configs.py",
+    "export/pack_writer.py",
+)
 
 
 @dataclass(frozen=True)
 class PresenterFrames:
-    """The presenter's template frames, mouth at rest, drawn one by one."""
+    """The first `count` of the presenter's template frames, mouth at rest, drawn by `workers` processes."""
 
-    names: None = None
     count: int = presenter.N_FRAMES
+    workers: int = field(default_factory=lambda: min(len(os.sched_getaffinity(0)), MAX_WORKERS))
+    names: None = None
+    note: None = None
 
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        """Frames, uint8 [720, 1280, 3] RGB."""
-        return (presenter.render_frame(index) for index in range(self.count))
+    @property
+    def origin(self) -> range:
+        """Each template frame is a frame."""
+        return range(self.count)
+
+    @property
+    def source_count(self) -> int:
+        """The same as `count`."""
+        return self.count
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height."""
+        return presenter.FRAME_SIZE
+
+    def __iter__(self) -> Iterator[Pixels]:
+        """Frames in order."""
+        if self.workers == 1:
+            return map(presenter.render_frame, range(self.count))
+        return self._drawn_ahead()
+
+    def _drawn_ahead(self) -> Iterator[Pixels]:
+        # A fresh interpreter for each worker: forking a process that has threads can hang it.
+        fresh = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.workers, fresh, _stay_with_parent) as pool:
+            drawn: deque[Future[Pixels]] = deque()
+            try:
+                for index in range(self.count):
+                    drawn.append(pool.submit(presenter.render_frame, index))
+                    if len(drawn) > _FRAMES_AHEAD * self.workers:
+                        yield drawn.popleft().result()
+                while drawn:
+                    yield drawn.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
-def build_demo_avatar(avatars: Path, replace: bool = False, progress: Progress | None = None) -> bool:
-    """Build the avatar ``demo`` in `avatars`; False if it is there already, of the same code and weights."""
-    stamp = avatars / f"avatar_{DEMO_ID}" / _STAMP
-    made_from = _source_hash()
-    if not replace and stamp.is_file() and stamp.read_text(encoding="ascii") == made_from:
+def _stay_with_parent() -> None:
+    """Leave interrupts to the parent process, and end when it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def build_demo_avatar(
+    avatars: Path, replace: bool = False, progress: Progress | None = None, weights: Path = WEIGHTS
+) -> bool:
+    """Build the avatar ``demo`` in `avatars`; False if it is there already, of the same code and weights.
+
+    One that was built from anything else, or is damaged, is replaced.
+    """
+    stamp = _stamp(weights)
+    if not replace and _is_up_to_date(avatars, stamp):
         return False
     settings = AvatarSettings(
         avatar_id=DEMO_ID,
         avatars=avatars,
-        network=NetworkSource(WEIGHTS / UNET_FILE),
-        encoder=WEIGHTS / ENCODER_FILE,
+        network=NetworkSource(weights / UNET_FILE),
+        encoder=weights / ENCODER_FILE,
         encoder_name=DEMO_ID,
-        blend="feather",
+        blend=BLEND,
         replace=True,
+        replace_encoder=True,
+        stamp=stamp,
     )
-    boxes = [presenter.face_box(index) for index in range(presenter.N_FRAMES)]
-    folder = build_avatar(settings, PresenterFrames(), boxes, progress)
-    (folder / _STAMP).write_text(made_from, encoding="ascii")
+    frames = PresenterFrames()
+    build_avatar(settings, frames, [presenter.face_box(index) for index in frames.origin], progress)
     return True
 
 
-def _source_hash() -> str:
+def _is_up_to_date(avatars: Path, stamp: str) -> bool:
+    """Whether all folders are there, and those that are looked into are whole."""
+    folder = avatars / contract.avatar_ensemble_name(DEMO_ID)
+    needed = (
+        folder / "config.pbtxt",
+        avatars / contract.features_ensemble_name(DEMO_ID) / "config.pbtxt",
+        avatars / contract.lipsync_name(DEMO_ID) / MODEL_FILE,
+        avatars / contract.audio_encoder_name(DEMO_ID) / MODEL_FILE,
+    )
+    try:
+        if (folder / STAMP_FILE).read_text(encoding="utf-8") != stamp:
+            return False
+        AvatarPack(folder).close()
+    except (OSError, UnicodeDecodeError, PackError):
+        return False
+    return all(path.is_file() for path in needed)
+
+
+def _stamp(weights: Path) -> str:
+    """A digest of the code and the weights that the avatar is made of; `ExportError` if there are no weights."""
     digest = hashlib.sha256()
-    files = [WEIGHTS / UNET_FILE, WEIGHTS / ENCODER_FILE]
-    for pattern in _SOURCES:
-        files += sorted(_ROOM.glob(pattern))
-    for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest() if file.is_file() else b"")
-    return digest.hexdigest()
+    sources = [path for pattern in _SOURCES for path in sorted(_ROOT.glob(pattern))]
+    for path in (weights / UNET_FILE, weights / ENCODER_FILE, *sources):
+        if not path.is_file():
+            raise ExportError(f"{path} is not there; `python -m export demo-train` makes the demo's weights")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest() + "\n"

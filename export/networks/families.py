@@ -51,9 +51,7 @@ _HUBERT_160 = AudioMode("hubert", (16, 32, 32), (2, 2))
 _WENET_160 = AudioMode("wenet", (128, 16, 32), (1, 2), flat=True)
 
 FAMILIES = {
-    "328": NetworkFamily(
-        GEOMETRIES["328"], (0, 0, 1, 2, 3, 4), {m.name: m for m in (_AVE, _HUBERT, _WENET)}
-    ),
+    "328": NetworkFamily(GEOMETRIES["328"], (0, 0, 1, 2, 3, 4), {m.name: m for m in (_AVE, _HUBERT, _WENET)}),
     "160": NetworkFamily(GEOMETRIES["160"], (0, 1, 2, 3, 4), {m.name: m for m in (_HUBERT_160, _WENET_160)}),
 }
 AUDIO_MODES = ("ave", "hubert", "wenet")
