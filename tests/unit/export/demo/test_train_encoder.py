@@ -51,14 +51,14 @@ def test_an_interrupted_training_ends_as_one_that_was_not(corpus, tmp_path):
     log = TrainingLog(tmp_path / "log.jsonl", "encoder")
     whole = train_encoder(corpus, tmp_path / "whole", QUICK, log, CPU)
 
-    class InterruptedError_(Exception):
+    class CutShortError(Exception):
         pass
 
     def interrupt(done, total):
         if done == 2:
-            raise InterruptedError_
+            raise CutShortError
 
-    with pytest.raises(InterruptedError_):
+    with pytest.raises(CutShortError):
         train_encoder(corpus, tmp_path / "cut", QUICK, log, CPU, interrupt)
     resumed = train_encoder(corpus, tmp_path / "cut", QUICK, log, CPU)
     for name, value in whole.state_dict().items():

@@ -38,9 +38,7 @@ PICTURES = PictureSettings(training=8, validation=2, seed=1)
 def folder(tmp_path_factory):
     """A work folder with a corpus, ten pictures of two templates, and the ideal encoder's embeddings."""
     folder = tmp_path_factory.mktemp("work")
-    corpus = build_corpus(
-        folder / "corpus", CorpusSettings(natural=0, robotic=3, noise_only=0, validation=1)
-    )
+    corpus = build_corpus(folder / "corpus", CorpusSettings(natural=0, robotic=3, noise_only=0, validation=1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "N_FRAMES", 2)
         prepare(folder / "pictures", corpus, PICTURES)
@@ -134,9 +132,7 @@ def test_the_readers_leave_the_networks_picture_alone():
 
 
 def test_the_audio_branch_hears_every_frame_whose_windows_are_embedded(folder):
-    corpus = build_corpus(
-        folder / "corpus", CorpusSettings(natural=0, robotic=3, noise_only=0, validation=1)
-    )
+    corpus = build_corpus(folder / "corpus", CorpusSettings(natural=0, robotic=3, noise_only=0, validation=1))
     plan = np.load(folder / "pictures" / "plan.npy")
     audible, stored = audible_rows(corpus, plan), set(planned_rows(plan))
     assert set(plan[2:, 1]) <= set(audible)
@@ -152,12 +148,12 @@ def final_weights(folder: Path):
 
 @pytest.mark.slow
 def test_an_interrupted_training_ends_as_one_that_was_not(job, folder, tmp_path):
-    class InterruptedError_(Exception):
+    class CutShortError(Exception):
         pass
 
     def interrupt(done, total):
         if done == 1:
-            raise InterruptedError_
+            raise CutShortError
 
     train_unet(job)
     whole = final_weights(job.folder)
@@ -165,7 +161,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(job, folder, tmp_path)
     other.folder.mkdir()
     for name in ("corpus", "pictures", "embeddings.npy"):
         (other.folder / name).symlink_to(folder / name)
-    with pytest.raises(InterruptedError_):
+    with pytest.raises(CutShortError):
         train_unet(other, interrupt)
     train_unet(other)
     resumed = final_weights(other.folder)

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+
+from export.demo.corpus import Sample, pad, to_int16
+from export.demo.evaluate import (
+    WEIGHTS,
+    EvaluationSettings,
+    Figures,
+    Judged,
+    Limits,
+    Networks,
+    evaluate,
+    judge,
+    mouth_area,
+    report,
+    summarise,
+)
+from export.demo.mouth import REST
+from export.demo.pictures import FAMILY
+from export.demo.presenter import BOX_SIDE_PX, render_box
+from export.demo.track import mouth_track
+from export.demo.voices import EspeakSettings, speak_espeak
+
+
+def utterance(measured, true, voice="joe-shifted", silent=(0,), closures=(1,), error=65.025):
+    frames = len(true)
+    return Judged(
+        voice,
+        np.asarray(measured, np.float32),
+        np.asarray(true, np.float32),
+        np.isin(np.arange(frames), silent),
+        tuple(closures),
+        np.full(frames, error, np.float32),
+    )
+
+
+TRUE = [0, 5, 10, 20, 0, 10, 0, 0]
+
+
+def test_a_faultless_mouth_keeps_every_limit():
+    figures = summarise([utterance(TRUE, TRUE, silent=(0, 7), closures=(4,), error=1.0)])
+    assert figures.correlation == pytest.approx(1)
+    assert figures.silence_mean == 0
+    assert figures.closed_rate == 1
+    assert figures.range_px == 20
+    assert figures.shortfalls(Limits()) == []
+
+
+def test_figures_are_shares_of_the_true_range():
+    measured = [2, 5, 10, 20, 3, 10, 0, 4]
+    figures = summarise([utterance(measured, TRUE, silent=(0, 7), closures=(4,))])
+    assert figures.silence_mean == pytest.approx((2 + 4) / 2 / 20)
+    assert figures.correlation == pytest.approx(np.corrcoef(measured, TRUE)[0, 1])
+    assert figures.psnr_db == pytest.approx(30)  # a squared error of 255² / 1000
+
+
+@pytest.mark.parametrize(
+    ("at_closure", "closed"), [((9, 2, 9), 1), ((9, 9, 1.9), 1), ((9, 2.1, 9), 0), ((0, 9, 9), 1)]
+)
+def test_lips_count_as_closed_near_the_closure_below_a_tenth_of_the_range(at_closure, closed):
+    measured = [0, 5, 10, 20, *at_closure, 9]
+    figures = summarise([utterance(measured, [0, 5, 10, 20, 5, 0, 5, 9], closures=(5,))])
+    assert figures.closed_rate == closed
+
+
+def test_every_limit_is_enforced_on_its_own():
+    good = summarise([utterance(TRUE, TRUE, silent=(0,), closures=(4,), error=1.0)])
+    for change in (
+        {"correlation": 0.79},
+        {"silence_mean": 0.051},
+        {"closed_rate": 0.89},
+        {"psnr_db": 29.9},
+        {"correlation_by_voice": {"natural": 0.7, "robotic": 0.9}},
+    ):
+        short = Figures(**{**good.__dict__, **change})
+        assert len(short.shortfalls(Limits())) == 1, change
+        assert report(short, Limits())["shortfalls"]
+
+
+def test_families_of_voices_are_judged_apart():
+    follows = utterance(TRUE, TRUE)
+    against = utterance([-t for t in TRUE], TRUE, voice="espeak-m8")
+    figures = summarise([follows, against])
+    assert figures.correlation_by_voice == {"natural": pytest.approx(1), "robotic": pytest.approx(-1)}
+
+
+def test_the_mouth_area_holds_the_mouth_and_leaves_the_cheeks_out():
+    rows, columns = mouth_area()
+    assert 0 < rows.start < BOX_SIDE_PX / 2 < rows.stop <= BOX_SIDE_PX
+    wide_open = render_box(0, REST._replace(open=0.9)).astype(int)
+    changed = np.abs(wide_open - render_box(0, REST)).mean(axis=2)
+    assert changed[rows, columns].sum() > 0.98 * changed.sum()
+
+
+class Parrot:
+    """Networks that give back the template's own picture: a mouth that never moves."""
+
+    def speak(self, pcm, crops):
+        return [crop[FAMILY.inner, FAMILY.inner] for crop in crops]
+
+
+def test_a_still_mouth_is_found_out():
+    speech = pad(speak_espeak("Papa, how are you?", EspeakSettings()), 0.4, 0.4)
+    sample = Sample(to_int16(speech.pcm), mouth_track(speech), "espeak-x", "test")
+    judged = judge(Parrot(), sample, 0, mouth_area())
+    assert judged.true.max() > 8
+    assert judged.measured.max() < 1.5
+    assert judged.errors[judged.silent].mean() < 10 < judged.errors[judged.true > 4].mean()
+
+
+@pytest.mark.slow
+def test_the_committed_networks_follow_speech_that_they_never_heard():
+    figures = evaluate(Networks(WEIGHTS, threads=2), EvaluationSettings(utterances=6, seed=78))
+    assert figures.shortfalls(Limits()) == []
+
+
+def test_both_committed_files_stay_small():
+    assert sum(path.stat().st_size for path in WEIGHTS.glob("*.onnx")) <= 16_000_000
