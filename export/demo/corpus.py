@@ -261,7 +261,8 @@ def _band_limit(pcm: Floats, rng: Rng) -> Floats:
 
 def to_int16(pcm: Floats) -> NDArray[np.int16]:
     """Samples in -1…1 to int16, clipped."""
-    return np.round(np.clip(pcm, -1, 1) * 32767).astype(np.int16)
+    samples: NDArray[np.int16] = np.round(np.clip(pcm, -1, 1) * 32767).astype(np.int16)
+    return samples
 
 
 # --- what the encoder learns ---

@@ -114,7 +114,7 @@ def prepare(folder: Path, corpus: Corpus, settings: PictureSettings) -> None:
     _write_drawn(folder, 0)
     np.save(folder / "crops.npy", np.stack([inner_crop(render_box(n, REST)) for n in range(N_FRAMES)]))
     shape_ = (settings.total, FAMILY.network_px, FAMILY.network_px, 3)
-    np.lib.format.open_memmap(folder / "truths.npy", "w+", np.uint8, shape_).flush()
+    np.lib.format.open_memmap(folder / "truths.npy", "w+", np.uint8, shape_).flush()  # type: ignore[no-untyped-call]
     np.save(folder / "plan.npy", plan)
 
 

@@ -249,6 +249,5 @@ def _cross_read(tables: list[Floats], truths: list[Floats], half: int) -> Floats
     x = np.concatenate([features(tables[n]) for n in others])
     y = np.concatenate([lip_openings(truths[n]) for n in others])
     weights = np.linalg.solve(x.T @ x + 1.0 * np.eye(x.shape[1]), x.T @ y)
-    return np.concatenate([features(tables[n]) @ weights for n in range(half, len(tables), 2)]).astype(
-        np.float32
-    )
+    told = np.concatenate([features(tables[n]) @ weights for n in range(half, len(tables), 2)])
+    return np.asarray(told, np.float32)

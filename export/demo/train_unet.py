@@ -247,7 +247,9 @@ def _look_after(
 
 def _start(path: Path, settings: UNetSettings, device: torch.device) -> Run:
     torch.manual_seed(settings.seed)
-    network, averaged = (new_network().to(device, memory_format=torch.channels_last) for _ in range(2))
+    network, averaged = (new_network().to(device) for _ in range(2))
+    for part in (network, averaged):
+        part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     coached = CoachedUNet(network).to(device)
     averaged.load_state_dict(network.state_dict())
     optimizer = torch.optim.AdamW(
@@ -301,7 +303,8 @@ def audible_rows(corpus: Corpus, plan: NDArray[np.int64]) -> NDArray[np.int64]:
     stored[planned_rows(plan)] = True
     spans = [np.arange(e.first_row, e.first_row + e.frames) for e in corpus.split("train")]
     rows = np.concatenate(spans)
-    return rows[stored[rows[:, None] + np.arange(WINDOWS_PER_FRAME)].all(axis=1)]
+    audible: NDArray[np.int64] = rows[stored[rows[:, None] + np.arange(WINDOWS_PER_FRAME)].all(axis=1)]
+    return audible
 
 
 def _audio_step(
@@ -322,7 +325,7 @@ def _audio_step(
     for group in run.optimizer.param_groups:
         group["lr"] = max(rate, 1e-5)
     run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(run.coached.parameters(), 1.0)
     run.optimizer.step()
     return float(loss.detach())
@@ -371,7 +374,7 @@ def _step(
     mouths = material.mouths[rows]
     coached = loss + settings.reader_weight * (reader_loss(heard, mouths) + reader_loss(fused, mouths))
     run.optimizer.zero_grad(set_to_none=True)
-    coached.backward()
+    coached.backward()  # type: ignore[no-untyped-call]
     done = max(run.step / settings.steps, run.spent_s / job.budget_s)
     run.done = _share(run.coached, job.workers, done)
     nn.utils.clip_grad_norm_(run.coached.parameters(), 1.0)
@@ -425,8 +428,8 @@ def picture_loss(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
 def _average(averaged: nn.Module, network: nn.Module, decay: float) -> None:
     for mean, new in zip(averaged.parameters(), network.parameters(), strict=True):
         mean.lerp_(new, 1 - decay)
-    for mean, new in zip(averaged.buffers(), network.buffers(), strict=True):
-        mean.copy_(new)
+    for kept, newest in zip(averaged.buffers(), network.buffers(), strict=True):
+        kept.copy_(newest)
 
 
 @torch.no_grad()

