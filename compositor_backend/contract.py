@@ -137,6 +137,8 @@ AVATAR_PREFIX = "avatar_"
 FEATURES_PREFIX = "features_"
 LIPSYNC_PREFIX = "lipsync_"
 ENCODER_PREFIX = "audio_encoder_"
+RESERVED_IDS = frozenset({AVATAR_FRAMES_MODEL.name.removeprefix(AVATAR_PREFIX)})
+"""Ids whose ensemble would bear the name of a shared model."""
 
 
 def check_avatar_id(value: str) -> str:
@@ -146,6 +148,8 @@ def check_avatar_id(value: str) -> str:
             f"AVATAR {_shorten(value)} is not an avatar id: 1 to 64 of a-z, 0-9, '_' and '-' are wanted, "
             "a letter or digit first"
         )
+    if value in RESERVED_IDS:
+        raise AvatarIdError(f"AVATAR '{value}' is no avatar id: the model {AVATAR_PREFIX}{value} is shared by all")
     return value
 
 

@@ -170,3 +170,10 @@ def test_avatar_key_is_the_head_of_the_digest_and_fits_the_tensor(content: bytes
     key = contract.avatar_key(digest.hexdigest())
     assert key == np.frombuffer(digest.digest()[:8], ">i8")[0]
     assert np.array([key], np.int64)[0] == key
+
+
+def test_the_name_of_a_shared_model_is_no_avatars() -> None:
+    """An avatar `frames` would have the ensemble `avatar_frames`, and Triton two models of one name."""
+    with pytest.raises(AvatarIdError, match="avatar_frames is shared by all"):
+        contract.check_avatar_id("frames")
+    assert contract.check_avatar_id("frames2") == "frames2"
