@@ -23,13 +23,13 @@ from export.errors import ExportError
 Pixels = NDArray[np.uint8]
 """uint8 [H, W, 3] RGB."""
 
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"})
 MAX_PIXELS = 16384 * 16384
 """A picture that claims more is a decompression bomb, not a frame."""
 
 # Pillow knows formats that run other programs; these decode in process.
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+_FORMATS = ("PNG", "JPEG")
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 # What Pillow raises on files that are truncated, foreign or hostile; its UnidentifiedImageError is an OSError.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, MemoryError)

@@ -108,13 +108,18 @@ def _end_with_parent() -> None:
 
 
 def build_demo_avatar(
-    avatars: Path, replace: bool = False, progress: Progress | None = None, weights: Path = WEIGHTS
+    avatars: Path,
+    replace: bool = False,
+    progress: Progress | None = None,
+    weights: Path = WEIGHTS,
+    frames: PresenterFrames | None = None,
 ) -> bool:
     """Build the avatar ``demo`` in `avatars`; False if it is there already, of the same code and weights.
 
     One that was built from anything else, or is damaged, is replaced.
     """
-    stamp = _stamp(weights)
+    frames = frames or PresenterFrames()
+    stamp = _stamp(weights, frames.count)
     if not replace and _is_up_to_date(avatars, stamp):
         return False
     settings = AvatarSettings(
@@ -128,7 +133,6 @@ def build_demo_avatar(
         replace_encoder=True,
         stamp=stamp,
     )
-    frames = PresenterFrames()
     build_avatar(settings, frames, [presenter.face_box(index) for index in frames.origin], progress)
     return True
 
@@ -151,9 +155,9 @@ def _is_up_to_date(avatars: Path, stamp: str) -> bool:
     return all(path.is_file() for path in needed)
 
 
-def _stamp(weights: Path) -> str:
-    """A digest of the code and the weights that the avatar is made of; `ExportError` if there are no weights."""
-    digest = hashlib.sha256()
+def _stamp(weights: Path, frames: int) -> str:
+    """A digest of what the avatar is made of: code, weights, frames; `ExportError` if there are no weights."""
+    digest = hashlib.sha256(str(frames).encode())
     sources = [path for pattern in _SOURCES for path in sorted(_ROOT.glob(pattern))]
     for path in (weights / UNET_FILE, weights / ENCODER_FILE, *sources):
         if not path.is_file():

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from export import atomic
+from export.atomic import STAGE_PREFIX, publish, root_lock, settle_dead_stages, staging
+
+ROOT = Path(__file__).parents[3]
+NAMES = ("base", "middle", "top")
+
+
+def fill(stage: Path, content: str, names: Sequence[str] = NAMES) -> None:
+    for name in names:
+        (stage / name / "1").mkdir(parents=True)
+        (stage / name / "1" / "file").write_text(content)
+
+
+def put(
+    root: Path,
+    content: str,
+    names: Sequence[str] = NAMES,
+    choose: Callable[[], Sequence[str]] | None = None,
+) -> None:
+    with staging(root) as stage:
+        fill(stage, content, names)
+        publish(root, stage, choose or (lambda: names))
+
+
+def shown(root: Path) -> dict[str, str]:
+    """What stands in `root`: the content of each folder."""
+    return {path.parent.parent.name: path.read_text() for path in sorted(root.glob("[!.]*/1/file"))}
+
+
+def stages(root: Path) -> list[Path]:
+    return list(root.glob(f"{STAGE_PREFIX}*"))
+
+
+def test_folders_appear_when_they_are_published(tmp_path: Path) -> None:
+    root = tmp_path / "new" / "root"
+    with staging(root) as stage:
+        fill(stage, "a")
+        assert stage.parent == root
+        assert stage.name[0] == "."
+        assert shown(root) == {}
+        publish(root, stage, lambda: NAMES)
+        assert shown(root) == dict.fromkeys(NAMES, "a")
+    assert shown(root) == dict.fromkeys(NAMES, "a")
+    assert stages(root) == []
+
+
+def test_what_stood_there_is_replaced_and_neighbours_stay(tmp_path: Path) -> None:
+    put(tmp_path, "old", [*NAMES, "neighbour"])
+    put(tmp_path, "new")
+    assert shown(tmp_path) == {**dict.fromkeys(NAMES, "new"), "neighbour": "old"}
+    assert stages(tmp_path) == []
+
+
+def test_only_what_is_named_is_published(tmp_path: Path) -> None:
+    with staging(tmp_path) as stage:
+        fill(stage, "a")
+        publish(tmp_path, stage, lambda: ["middle"])
+    assert shown(tmp_path) == {"middle": "a"}
+
+
+def test_nothing_stays_of_a_stage_that_failed(tmp_path: Path) -> None:
+    def fail() -> None:
+        with staging(tmp_path) as stage:
+            fill(stage, "new")
+            raise ValueError("no good")
+
+    put(tmp_path, "old")
+    with pytest.raises(ValueError, match="no good"):
+        fail()
+    assert shown(tmp_path) == dict.fromkeys(NAMES, "old")
+    assert stages(tmp_path) == []
+
+
+def test_nothing_happens_if_the_choice_raises(tmp_path: Path) -> None:
+    def refuse() -> list[str]:
+        raise ValueError("somebody was quicker")
+
+    put(tmp_path, "old")
+    with pytest.raises(ValueError, match="quicker"):
+        put(tmp_path, "new", choose=refuse)
+    assert shown(tmp_path) == dict.fromkeys(NAMES, "old")
+    assert stages(tmp_path) == []
+
+
+class Moves:
+    """Sees what stands in a folder after each rename; can interrupt one."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, interrupt_at: int | None = None) -> None:
+        self.seen: list[dict[str, str]] = []
+        original = Path.rename
+
+        def rename(path: Path, target: Path) -> Path:
+            if len(self.seen) == interrupt_at:
+                monkeypatch.setattr(Path, "rename", original)
+                raise KeyboardInterrupt
+            moved = original(path, target)
+            self.seen.append(shown(root))
+            return moved
+
+        monkeypatch.setattr(Path, "rename", rename)
+
+
+def test_no_later_folder_ever_stands_beside_an_earlier_one_of_another_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "old")
+    moves = Moves(tmp_path, monkeypatch)
+    put(tmp_path, "new")
+    assert len(moves.seen) == 7
+    for seen in moves.seen:
+        assert len(set(seen.values())) <= 1, seen
+        assert list(NAMES[: len(seen)]) == [name for name in NAMES if name in seen], "from the bottom up"
+
+
+@pytest.mark.parametrize("at", range(7))
+def test_an_interrupt_while_publishing_leaves_the_old_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    put(tmp_path, "old")
+    Moves(tmp_path, monkeypatch, interrupt_at=at)
+    with pytest.raises(KeyboardInterrupt):
+        put(tmp_path, "new")
+    # Rename 0 is the one that makes the stage ready.
+    assert shown(tmp_path) == dict.fromkeys(NAMES, "old" if at == 0 else "new")
+    assert stages(tmp_path) == []
+
+
+# --- processes that are killed ---
+WORKER = """
+import os, signal, sys
+from pathlib import Path
+from export.atomic import publish, staging
+root, kill_at = Path(sys.argv[1]), int(sys.argv[2])
+rename, moves = Path.rename, 0
+
+def count(path, target):
+    global moves
+    if moves == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    moves += 1
+    return rename(path, target)
+
+Path.rename = count
+with staging(root) as stage:
+    for name in ("base", "middle", "top"):
+        (stage / name / "1").mkdir(parents=True)
+        (stage / name / "1" / "file").write_text("new")
+    print("staged", flush=True)
+    if kill_at < 0:
+        sys.stdin.read()
+    publish(root, stage, lambda: ("base", "middle", "top"))
+"""
+
+
+def worker(root: Path, kill_at: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(root), str(kill_at)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def living(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process whose stage is full and not yet published."""
+    with worker(tmp_path, -1) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "staged\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("kill_at", range(7))
+def test_a_killed_process_is_finished_or_undone_by_the_next(tmp_path: Path, kill_at: int) -> None:
+    put(tmp_path, "old")
+    with worker(tmp_path, kill_at) as process:
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert len(stages(tmp_path)) == 1
+    left = shown(tmp_path)
+    assert len(set(left.values())) <= 1, "old and new do not mix"
+    with root_lock(tmp_path):
+        settle_dead_stages(tmp_path)
+    assert shown(tmp_path) == dict.fromkeys(NAMES, "old" if kill_at == 0 else "new")
+    assert stages(tmp_path) == []
+
+
+@pytest.mark.parametrize("kill_at", range(4))
+def test_the_same_where_nothing_stood_before(tmp_path: Path, kill_at: int) -> None:
+    with worker(tmp_path, kill_at) as process:
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    put(tmp_path, "mine", ["other"])
+    assert shown(tmp_path) == {**(dict.fromkeys(NAMES, "new") if kill_at else {}), "other": "mine"}
+    assert stages(tmp_path) == []
+
+
+def test_the_stage_of_a_living_process_is_left_alone(tmp_path: Path, living: subprocess.Popen[str]) -> None:
+    put(tmp_path, "mine", ["other"])
+    assert len(stages(tmp_path)) == 1
+    living.communicate()
+    assert living.returncode == 0
+    assert shown(tmp_path) == {**dict.fromkeys(NAMES, "new"), "other": "mine"}
+    assert stages(tmp_path) == []
+
+
+def test_a_stage_whose_process_was_killed_early_is_removed(
+    tmp_path: Path, living: subprocess.Popen[str]
+) -> None:
+    living.kill()
+    living.wait()
+    with staging(tmp_path) as mine:
+        assert stages(tmp_path) == [mine]
+
+
+def test_a_stage_without_a_lock_is_dead(tmp_path: Path) -> None:
+    (tmp_path / f"{STAGE_PREFIX}killed").mkdir()
+    with staging(tmp_path) as mine:
+        assert stages(tmp_path) == [mine]
+
+
+def test_two_stages_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    def other() -> None:
+        put(tmp_path, "other", ["other"])
+
+    with staging(tmp_path) as stage:
+        fill(stage, "mine")
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert shown(tmp_path) == {"other": "other"}
+        publish(tmp_path, stage, lambda: NAMES)
+    assert shown(tmp_path) == {**dict.fromkeys(NAMES, "mine"), "other": "other"}
+
+
+def test_everything_is_on_the_disk_before_anything_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut must not leave folders in place whose files are empty."""
+    synced: set[int] = set()
+    original = os.fsync
+    ready = atomic._mark_ready
+
+    def fsync(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        original(descriptor)
+
+    def mark_ready(stage: Path, names: Sequence[str]) -> None:
+        missing = [path for path in stage.rglob("*") if path.stat().st_ino not in synced]
+        assert missing == []
+        ready(stage, names)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(atomic, "_mark_ready", mark_ready)
+    put(tmp_path, "new")
+    assert shown(tmp_path) == dict.fromkeys(NAMES, "new")
+    assert tmp_path.stat().st_ino in synced
