@@ -34,7 +34,8 @@ def _fold_sequence(sequence: nn.Sequential) -> None:
 
 
 def _fold(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
-    return fuse_conv_bn_eval(cast(nn.Conv2d, conv), cast(nn.BatchNorm2d, norm))
+    """Folded in float64, so that only the result is rounded."""
+    return fuse_conv_bn_eval(cast(nn.Conv2d, conv).double(), cast(nn.BatchNorm2d, norm).double()).float()
 
 
 class ServedUNet(nn.Module):

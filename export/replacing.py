@@ -13,7 +13,10 @@ from export.errors import ExportError
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """A path to write to, renamed to `out` when all went well and removed when not."""
+    """A path to write to, renamed to `out` when all went well and removed when not.
+
+    An `ExportError` raised meanwhile speaks of `out`, where it spoke of that path.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}-", suffix=".onnx")
@@ -26,6 +29,8 @@ def replacing(out: Path) -> Iterator[Path]:
         # mkstemp lets nobody else read; a server run by another user has to.
         draft.chmod(0o644)
         draft.replace(out)
+    except ExportError as error:
+        raise ExportError(str(error).replace(str(draft), str(out))) from error
     except OSError as error:
         raise ExportError(f"{out} cannot be written: {error.strerror}") from error
     finally:
