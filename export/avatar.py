@@ -182,12 +182,13 @@ def _stage_encoder(settings: AvatarSettings, stage: Path, network: ServedNetwork
     source = settings.encoder
     if source is None:
         return None
+    _existing(source)
     if network.audio_shape != ENCODED_AUDIO_SHAPE:
         raise ExportError(
             f"the network reads audio of shape {list(network.audio_shape)}; the audio encoder makes "
             f"{list(ENCODED_AUDIO_SHAPE)}: leave it out, and send ready features"
         )
-    short = settings.encoder_name or file_sha256(_existing(source))[:8]
+    short = settings.encoder_name or file_sha256(source)[:8]
     name = contract.audio_encoder_name(short)
     there = settings.avatars / name / MODEL_FILE
     if _is_made_from(there, source):
