@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from compositor_backend.manifest import MANIFEST_NAME, Manifest
+from compositor_backend.pack import AvatarPack, file_sha256
+from export.avatar import MODEL_FILE, NetworkSource, build_avatar
+from export.check import Finding, check_avatars
+from export.errors import ExportError
+from export.frames import open_frames
+from tests.support.avatar_sources import BOXES, Sources, encoder_graph, network_graph
+
+PARTS = ["pack", "test frame", "network", "audio encoder", "ensembles"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An avatars folder with the avatar ``ann``."""
+    sources = Sources.write(tmp_path_factory.mktemp("sources"))
+    build_avatar(sources.settings(), open_frames(sources.frames), BOXES)
+    return sources.avatars
+
+
+@pytest.fixture
+def avatars(whole: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(whole, tmp_path / "avatars"))
+
+
+def bad(avatars: Path) -> list[Finding]:
+    return [finding for finding in check_avatars(avatars) if not finding.good]
+
+
+def test_a_whole_avatar(whole: Path) -> None:
+    found = list(check_avatars(whole))
+    assert [(finding.avatar, finding.part, finding.good) for finding in found] == [
+        ("ann", part, True) for part in PARTS
+    ]
+    texts = {finding.part: finding.text for finding in found}
+    assert texts["pack"].startswith("4 frames of 120x90 px")
+    assert texts["network"] == "lipsync_ann, 328 family, ave, key equal"
+    assert texts["audio encoder"] == "audio_encoder_tiny"
+    assert "avatar_ann" in texts["ensembles"]
+    assert list(check_avatars(whole / "avatar_ann")) == found
+
+
+def flip_byte(path: Path, at: int = -1) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0xFF
+    path.write_bytes(data)
+
+
+def edit_manifest(avatars: Path, **changes: Any) -> None:
+    path = avatars / "avatar_ann" / MANIFEST_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_text(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def save_graph(graph: onnx.ModelProto, avatars: Path, model: str) -> None:
+    onnx.save(graph, str(avatars / model / MODEL_FILE))
+
+
+@pytest.mark.parametrize(
+    "name", ["crops", "rects", "scan_data", "scan_offsets", "region_data", "jpeg_header"]
+)
+def test_a_damaged_file_of_the_pack_is_named(avatars: Path, name: str) -> None:
+    flip_byte(avatars / "avatar_ann" / f"{name}.npy")
+    found = bad(avatars)
+    assert "pack" in [finding.part for finding in found]
+    assert any(name in finding.text for finding in found), found
+
+
+def test_a_swapped_picture_is_seen_beside_the_face(avatars: Path) -> None:
+    """Pixels that no index protects: the checksum tells, and so does nothing else."""
+    path = avatars / "avatar_ann" / "region_data.npy"
+    flip_byte(path, at=path.stat().st_size // 2)
+    (finding,) = bad(avatars)
+    assert finding.part == "pack"
+    assert "region_data.npy is damaged: its SHA-256 is not the manifest's" in finding.text
+
+
+def test_offsets_that_miss_the_markers_are_seen_even_if_the_checksum_is_made_to_fit(avatars: Path) -> None:
+    path = avatars / "avatar_ann" / "scan_offsets.npy"
+    offsets = np.load(path)
+    offsets[3, 1:-1] -= 1
+    np.save(path, offsets)
+    files = json.loads((avatars / "avatar_ann" / MANIFEST_NAME).read_text())["files"]
+    files["scan_offsets"]["sha256"] = file_sha256(path)
+    edit_manifest(avatars, files=files)
+    texts = {finding.part: finding.text for finding in bad(avatars)}
+    assert "frame 3 is not cut at its restart markers" in texts["pack"]
+
+
+@pytest.mark.parametrize(
+    ("jpeg", "error"),
+    [
+        (lambda pack: pack.frame_jpeg(0), "frame 3 changes outside its face box"),
+        (lambda pack: pack.frame_jpeg(3)[:500], "frame 3 does not decode"),
+        (lambda pack: b"", "frame 3 does not decode"),
+    ],
+)
+def test_a_test_frame_that_is_not_the_template_with_a_mouth(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, jpeg: Callable[[AvatarPack], bytes], error: str
+) -> None:
+    monkeypatch.setattr("export.check.compose", lambda pack, *_others: [jpeg(pack)])
+    (finding,) = bad(whole)
+    assert finding.part == "test frame"
+    assert error in finding.text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "part", "error"),
+    [
+        (lambda a: (a / "avatar_ann" / MANIFEST_NAME).unlink(), "manifest", r"avatar\.json cannot be read"),
+        (lambda a: edit_manifest(a, quality=0), "manifest", "quality in .* is 0; 1 to 100 is wanted"),
+        (lambda a: edit_manifest(a, id="bob"), "manifest", "is of the avatar 'bob'; 'ann' is wanted"),
+        (
+            lambda a: edit_manifest(a, audio_mode="hubert"),
+            "manifest",
+            r"audio_mode 'hubert'; audio_shape \[32, 16, 16\] is that of 'ave'",
+        ),
+        (lambda a: (a / "avatar_ann" / "crops.npy").unlink(), "pack", r"crops\.npy cannot be"),
+        (lambda a: shutil.rmtree(a / "lipsync_ann"), "network", r"lipsync_ann/1/model\.onnx is not there"),
+        (lambda a: flip_byte(a / "lipsync_ann" / MODEL_FILE, 0), "network", "is no ONNX graph"),
+        (
+            lambda a: save_graph(network_graph(key=5), a, "lipsync_ann"),
+            "network",
+            "has the key 5; the manifest says 81985529216486895: the network is another avatar's",
+        ),
+        (
+            lambda a: save_graph(network_graph(size_px=160, audio=(16, 32, 32)), a, "lipsync_ann"),
+            "network",
+            r"is a 160 network with audio \[16, 32, 32\]; the manifest says 328 with \[32, 16, 16\]",
+        ),
+        (
+            lambda a: save_graph(encoder_graph(), a, "lipsync_ann"),
+            "network",
+            r"has the inputs MEL .*; FACE \[B,3,S,S\] and AUDIO \[B,…\] are wanted",
+        ),
+        (
+            lambda a: (a / "lipsync_ann" / "configs" / "embedded.pbtxt").unlink(),
+            "network",
+            r"lipsync_ann/configs/embedded\.pbtxt cannot be read",
+        ),
+        (
+            lambda a: edit_text(a / "lipsync_ann" / "config.pbtxt", "dims: 320", "dims: 160"),
+            "network",
+            r"config\.pbtxt has the tensors .*FACE.*160.* are wanted",
+        ),
+        (
+            lambda a: edit_text(
+                a / "lipsync_ann" / "config.pbtxt", "max_batch_size: 32\n", "max_batch_size: 8\n"
+            ),
+            "network",
+            "has max_batch_size 8; a request may have 32 rows",
+        ),
+        (
+            lambda a: edit_text(a / "lipsync_ann" / "config.pbtxt", '"lipsync_ann"', '"lipsync_bob"'),
+            "network",
+            "is of the model 'lipsync_bob' on the backend 'onnxruntime'",
+        ),
+        (
+            lambda a: edit_text(a / "lipsync_ann" / "config.pbtxt", "instance_group {", "instance_groups {"),
+            "network",
+            r"config\.pbtxt cannot be read: .*instance_groups",
+        ),
+        (
+            lambda a: shutil.rmtree(a / "audio_encoder_tiny"),
+            "audio encoder",
+            r"audio_encoder_tiny/1/model\.onnx is not there",
+        ),
+        (
+            lambda a: save_graph(network_graph(), a, "audio_encoder_tiny"),
+            "audio encoder",
+            "has FACE, AUDIO; MEL are wanted",
+        ),
+        (
+            lambda a: (a / "features_ann" / "config.pbtxt").unlink(),
+            "ensembles",
+            r"features_ann/config\.pbtxt cannot be read",
+        ),
+        (lambda a: (a / "avatar_ann" / "1").rmdir(), "ensembles", "avatar_ann has no version folder named 1"),
+        (
+            lambda a: edit_text(a / "avatar_ann" / "config.pbtxt", '"lipsync_ann"', '"lipsync_bob"'),
+            "ensembles",
+            "has the step lipsync_bob, which is not in",
+        ),
+        (
+            lambda a: edit_text(a / "avatar_ann" / "config.pbtxt", '"audio_encoder_tiny"', '"lipsync_ann"'),
+            "ensembles",
+            "has the steps .*; the manifest wants .*audio_encoder_tiny",
+        ),
+        (
+            lambda a: edit_text(a / "features_ann" / "config.pbtxt", '"CHECKED_AUDIO"', '"AUDIO"'),
+            "ensembles",
+            "features_ann/config.pbtxt maps its tensors differently",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(avatars: Path, spoil: Callable[[Path], Any], part: str, error: str) -> None:
+    spoil(avatars)
+    found = {finding.part: finding.text for finding in bad(avatars)}
+    assert part in found, found
+    assert re.search(error, found[part].replace("\n", " ")), found[part]
+
+
+def test_what_an_operator_tunes_is_left_to_them(avatars: Path) -> None:
+    config = avatars / "lipsync_ann" / "config.pbtxt"
+    edit_text(config, "count: 8", "count: 2")
+    edit_text(config, "max_queue_delay_microseconds: 500", "max_queue_delay_microseconds: 2000")
+    edit_text(
+        config,
+        'default_model_filename: "model.onnx"',
+        'default_model_filename: "model.onnx" optimization { execution_accelerators '
+        '{ gpu_execution_accelerator { name: "tensorrt" } } }',
+    )
+    assert bad(avatars) == []
+
+
+def test_every_broken_part_is_found_not_only_the_first(avatars: Path) -> None:
+    flip_byte(avatars / "avatar_ann" / "crops.npy")
+    save_graph(network_graph(key=5), avatars, "lipsync_ann")
+    shutil.rmtree(avatars / "features_ann")
+    assert [finding.part for finding in bad(avatars)] == ["pack", "network", "ensembles"]
+
+
+def test_an_avatar_without_an_encoder(tmp_path: Path) -> None:
+    sources = Sources.write(tmp_path)
+    onnx.save(network_graph(size_px=160, audio=(16, 32, 32)), str(sources.network))
+    settings = sources.settings(network=NetworkSource(sources.network), encoder=None, encoder_name=None)
+    build_avatar(settings, open_frames(sources.frames), BOXES)
+    found = {finding.part: finding for finding in check_avatars(sources.avatars)}
+    assert all(finding.good for finding in found.values())
+    assert found["audio encoder"].text == "none: features come ready from the client"
+    assert found["ensembles"].text == "features_ann"
+
+
+def test_all_avatars_of_a_folder_and_what_belongs_to_none(avatars: Path, tmp_path: Path) -> None:
+    other = Sources.write(tmp_path / "other", key=7)
+    build_avatar(other.settings("bob", avatars=avatars), open_frames(other.frames), BOXES)
+    assert [finding.avatar for finding in check_avatars(avatars)] == ["ann"] * 5 + ["bob"] * 5
+    shutil.rmtree(avatars / "avatar_bob")
+    (avatars / ".staging-killed").mkdir()
+    texts = [finding.text for finding in bad(avatars)]
+    assert len(texts) == 3
+    assert "an import that is running, or was killed" in texts[0]
+    assert "features_bob has no avatar_bob beside it" in texts[1]
+    assert "lipsync_bob has no avatar_bob beside it" in texts[2]
+
+
+def test_a_folder_whose_name_is_no_id(avatars: Path) -> None:
+    (avatars / "avatar_ann").rename(avatars / "avatar_Ann")
+    assert any("'Ann' is not an avatar id" in finding.text for finding in bad(avatars))
+
+
+def test_a_folder_that_holds_no_avatar(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(ExportError, match="is no avatar's folder and holds none"):
+            list(check_avatars(folder))
+
+
+def test_checking_changes_nothing(avatars: Path) -> None:
+    before = {path: path.stat() for path in avatars.rglob("*") if path.is_file()}
+    list(check_avatars(avatars))
+    after = {path: path.stat() for path in avatars.rglob("*") if path.is_file()}
+    assert {p: (s.st_mtime_ns, s.st_size) for p, s in after.items()} == {
+        p: (s.st_mtime_ns, s.st_size) for p, s in before.items()
+    }
+    assert Manifest.load(avatars / "avatar_ann").id == "ann"
