@@ -10,7 +10,7 @@ export ORT_DISABLE_TELEMETRY := 1
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do if $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then echo $$p; break; fi; done)
 VENV ?= .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(PY) -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 
 AVATARS ?= avatars
 OUT ?= out
@@ -30,8 +30,8 @@ $(PY):
 # onnxruntime and onnxruntime-gpu own the same folder: whichever is wanted, the other goes.
 $(VENV)/.serving-$(ONNXRUNTIME): $(PY) $(INPUTS)
 	@echo "Installing what serving needs into $(VENV) …"
-	@if [ $(ONNXRUNTIME) = gpu ]; then $(PY) -m pip uninstall --quiet --yes onnxruntime; fi
-	@if [ $(ONNXRUNTIME) = cpu ]; then $(PY) -m pip uninstall --quiet --yes onnxruntime-gpu; fi
+	@if [ $(ONNXRUNTIME) = gpu ]; then $(PY) -m pip uninstall --quiet --quiet --yes onnxruntime; fi
+	@if [ $(ONNXRUNTIME) = cpu ]; then $(PY) -m pip uninstall --quiet --quiet --yes onnxruntime-gpu; fi
 	$(PIP) --editable '.[server,client,demo,onnxruntime-$(ONNXRUNTIME)]'
 	@docker/install-pillow.sh $(PY)
 	@rm -f $(VENV)/.serving-*

@@ -3,7 +3,7 @@
 # usage: install-pillow.sh PYTHON
 set -eu
 python=$1
-pip() { "$python" -m pip --quiet --disable-pip-version-check "$@"; }
+pip() { "$python" -m pip --quiet --quiet --disable-pip-version-check "$@"; }
 constraints=$(cd "$(dirname "$0")/.." && pwd)/constraints.txt
 
 if "$python" -c 'import importlib.metadata as m; m.version("pillow-simd")' 2>/dev/null; then exit 0; fi
