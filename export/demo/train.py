@@ -45,12 +45,15 @@ from export.demo.train_unet import (
 )
 from export.networks.audio_encoder import AudioEncoder
 from export.onnx_export import write_encoder, write_unet
+from export.parity import Limits
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, what is done of it, and how much there is."""
 
 MAX_STORED_BYTES = 16_000_000
 """Of both files together: they are committed."""
+ENCODER_RELATIVE = 5e-4
+"""How far the encoder's graph may be off, of its largest value: as much as the float16 weights make it anyway."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,8 @@ def export_weights(settings: TrainSettings) -> dict[str, Any]:
     unet = new_network()
     unet_sha256 = _load(unet, settings.work / "unet-final.pt")
     files = {"audio_encoder.onnx": encoder_sha256, "unet.onnx": unet_sha256}
-    write_encoder(encoder.eval(), encoder_sha256, settings.weights / "audio_encoder.onnx")
+    limits = Limits(encoder_relative=ENCODER_RELATIVE)
+    write_encoder(encoder.eval(), encoder_sha256, settings.weights / "audio_encoder.onnx", limits)
     write_unet(unet.eval(), unet_sha256, settings.weights / "unet.onnx")
     for name in files:
         store_half(settings.weights / name)
