@@ -91,9 +91,8 @@ def read_utterance(frames: Path, audio: Path) -> Utterance:
     """Read frames and sound, and measure the mouth."""
     folder = PictureFolder.at(frames)
     if folder.size_px != presenter.FRAME_SIZE:
-        raise ExportError(
-            f"{frames} holds frames of {folder.size_px} px; the demo's are {presenter.FRAME_SIZE}"
-        )
+        found, wanted = ("{}x{}".format(*size) for size in (folder.size_px, presenter.FRAME_SIZE))
+        raise ExportError(f"{frames} holds frames of {found} px; the demo's are {wanted} px")
     if folder.source_count < COLUMNS * ROWS:
         raise ExportError(f"{frames} holds {folder.source_count} frames; {COLUMNS * ROWS} or more are wanted")
     samples, rate_hz = _read_sound(audio)
