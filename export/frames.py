@@ -252,7 +252,8 @@ def _upright_size(frame: Any) -> tuple[int, int]:
 
 def _quarter_turns(frame: Any) -> int:
     """Counterclockwise."""
-    return round(frame.rotation / 90)
+    degrees: float = frame.rotation
+    return round(degrees / 90)
 
 
 def _size(frame: Pixels) -> str:
