@@ -62,20 +62,27 @@ def check_unet(path: Path, network: LipSyncUNet, key: int, limits: Limits | None
 
 
 def check_encoder(path: Path, encoder: AudioEncoder, limits: Limits | None = None) -> Parity:
-    """Compare a served encoder graph with its network; `ExportError` with the figure if it is off."""
+    """Compare a served encoder graph with its network; `ExportError` with the figure if it is off.
+
+    What float32 does not settle is granted, as in `check_unet`.
+    """
     limits = limits or Limits()
     session = open_session(path)
-    worst, count = 0.0, 0
+    exact = copy.deepcopy(encoder).eval().double()
+    worst, unsettled, count = 0.0, 0.0, 0
     for batch in BATCHES:
         mel = np.random.default_rng(SEED + batch).uniform(-4, 4, (batch, 1, 80, 16)).astype(np.float32)
         (embedding,) = session.run(["EMBEDDING"], {"MEL": mel})
         with torch.inference_mode():
             reference = encoder.eval()(torch.from_numpy(mel)).numpy()
-        scale = max(float(np.abs(reference).max()), 1e-6)
+            settled = exact(torch.from_numpy(mel).double()).numpy()
+        scale = max(float(np.abs(settled).max()), 1e-6)
         worst = max(worst, float(np.abs(embedding - reference).max()) / scale)
+        unsettled = max(unsettled, float(np.abs(settled - reference).max()) / scale)
         count += embedding.size
-    if not worst <= limits.encoder_relative:
+    granted = limits.encoder_relative + 2 * unsettled
+    if not worst <= granted:
         raise ExportError(
-            f"{path} is off by {worst:.2g} of the embedding's range; at most {limits.encoder_relative:g} is wanted"
+            f"{path} is off by {worst:.2g} of the embedding's range; at most {granted:.2g} is wanted"
         )
     return Parity(worst, float(worst == 0), count)
