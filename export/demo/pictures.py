@@ -3,7 +3,8 @@
 A second process draws ahead into memory-mapped arrays while the training runs:
 
 - ``crops.npy`` uint8 [251, 320, 320, 3]: the template frames' inner crops, RGB, mouths at rest;
-- ``truths.npy`` uint8 [pictures, 320, 320, 3]: the same crops with the true mouth of a frame of speech;
+- ``mouths.npy`` float32 [pictures, 5]: the mouth that each picture shows, see `train.picture_mouths`;
+- ``truths.npy`` uint8 [pictures, 320, 320, 3]: the template crops with these mouths;
 - ``plan.npy`` int64 [pictures, 2]: template frame, and the corpus row at which the frame's 16 windows start;
 - ``drawn.txt``: how many truths are finished, counted from the first.
 
@@ -118,14 +119,21 @@ def prepare(folder: Path, corpus: Corpus, settings: PictureSettings) -> None:
     np.save(folder / "plan.npy", plan)
 
 
-def draw(folder: Path, corpus_folder: Path) -> None:
+def assign_mouths(folder: Path, mouths: NDArray[np.float32]) -> None:
+    """Say which mouth each planned picture shows, float32 [pictures, 5]; other mouths' pictures are given up."""
+    path = folder / "mouths.npy"
+    if path.exists() and np.array_equal(np.load(path), mouths):
+        return
+    _write_drawn(folder, 0)
+    np.save(path, mouths)
+
+
+def draw(folder: Path) -> None:
     """Draw what the plan holds and is not drawn yet; the entry point of the second process."""
-    plan = np.load(folder / "plan.npy")
-    mouths = Corpus(corpus_folder).mouths
+    plan, mouths = np.load(folder / "plan.npy"), np.load(folder / "mouths.npy")
     truths = np.load(folder / "truths.npy", mmap_mode="r+")
     for n in range(drawn(folder), len(plan)):
-        template, row = plan[n]
-        truths[n] = inner_crop(render_box(int(template), shape(mouths[row])))
+        truths[n] = inner_crop(render_box(int(plan[n, 0]), shape(mouths[n])))
         if (n + 1) % 16 == 0 or n + 1 == len(plan):
             truths.flush()
             _write_drawn(folder, n + 1)

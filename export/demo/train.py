@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 from compositor_backend.contract import EMBEDDING_SIZE
 from export.demo.corpus import Corpus, CorpusSettings, build_corpus
 from export.demo.half_storage import store_half
-from export.demo.pictures import PictureSettings, draw, prepare
+from export.demo.pictures import PictureSettings, assign_mouths, draw, prepare
 from export.demo.progress import TrainingLog, pick_device
 from export.demo.train_encoder import (
     EncoderSettings,
     embed,
+    told_mouths,
     train_encoder,
     validate_encoder,
 )
@@ -43,9 +44,9 @@ from export.demo.train_unet import (
     train_unet,
     validate_unet,
 )
+from export.limits import Limits
 from export.networks.audio_encoder import AudioEncoder
 from export.onnx_export import write_encoder, write_unet
-from export.parity import Limits
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, what is done of it, and how much there is."""
@@ -77,16 +78,17 @@ def train(settings: TrainSettings, progress: Progress = lambda stage, done, tota
     device = pick_device(settings.device)
     corpus = build_corpus(settings.work / "corpus", settings.corpus, _stage(progress, "speech"))
     prepare(settings.work / "pictures", corpus, settings.pictures)
-    with _drawing_ahead(settings.work):
-        log = TrainingLog(settings.work / "log.jsonl", "encoder")
-        encoder = train_encoder(
-            corpus, settings.work, settings.encoder, log, device, _stage(progress, "audio encoder")
-        )
-        store_embeddings(settings.work, corpus, encoder, device, _stage(progress, "embeddings"))
-        left_s = settings.minutes * 60 - (time.monotonic() - started)
-        job = UNetJob(
-            settings.work, settings.unet, settings.pictures, str(device), workers(settings, device), left_s
-        )
+    log = TrainingLog(settings.work / "log.jsonl", "encoder")
+    encoder = train_encoder(
+        corpus, settings.work, settings.encoder, log, device, _stage(progress, "audio encoder")
+    )
+    store_embeddings(settings.work, corpus, encoder, device, _stage(progress, "embeddings"))
+    assign_mouths(settings.work / "pictures", picture_mouths(settings, corpus))
+    left_s = settings.minutes * 60 - (time.monotonic() - started)
+    job = UNetJob(
+        settings.work, settings.unet, settings.pictures, str(device), workers(settings, device), left_s
+    )
+    with _drawing_ahead(settings.work / "pictures"):
         train_unet(job, _stage(progress, "U-Net"))
     return export_weights(settings)
 
@@ -100,12 +102,25 @@ def _stage(progress: Progress, name: str) -> Callable[[int, int], None]:
     return lambda done, total: progress(name, done, total)
 
 
+def picture_mouths(settings: TrainSettings, corpus: Corpus) -> NDArray[np.float32]:
+    """The mouths that the planned pictures show, float32 [pictures, 5].
+
+    Validation pictures show the true mouth. Training pictures show the mouth that the trained encoder hears:
+    where it is in doubt, that is one mouth with a middling opening, sharply drawn; learnt from true mouths, the
+    answer to doubt would be the mean of all their pictures, which is a blur.
+    """
+    rows = np.load(settings.work / "pictures" / "plan.npy")[:, 1]
+    embeddings = np.load(settings.work / "embeddings.npy", mmap_mode="r")
+    mouths = told_mouths(embeddings, rows)
+    validation = slice(0, settings.pictures.validation)
+    mouths[validation] = corpus.mouths[rows[validation]]
+    return mouths
+
+
 @contextmanager
-def _drawing_ahead(work: Path) -> Iterator[None]:
+def _drawing_ahead(pictures: Path) -> Iterator[None]:
     """Draw the pictures in a second process meanwhile."""
-    process = multiprocessing.get_context("spawn").Process(
-        target=draw, args=(work / "pictures", work / "corpus"), daemon=True
-    )
+    process = multiprocessing.get_context("spawn").Process(target=draw, args=(pictures,), daemon=True)
     process.start()
     try:
         yield

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compositor_backend.contract import EMBEDDING_SIZE, MEL_BANDS, WINDOWS_PER_FRAME
-from export.demo.corpus import TARGETS, Corpus, Entry
+from export.demo.corpus import FIRST_CENTRE_FRAME, TARGETS, Corpus, Entry
 from export.demo.mouth import lip_openings
 from export.demo.progress import TrainingLog, load_checkpoint, save_checkpoint
 from export.networks.audio_encoder import AudioEncoder
@@ -30,7 +30,8 @@ Floats = NDArray[np.float32]
 
 TARGET_WEIGHTS = (1.0, 1.5, 1.0, 0.5, 0.7, 0.7, 0.5, 0.5)
 """Of the squared errors; closed lips matter most to the eye."""
-_COPIES = EMBEDDING_SIZE // TARGETS  # 64
+OWN_WINDOW = -FIRST_CENTRE_FRAME
+"""Which of a frame's 16 windows is centred on the frame itself: 7, counted from 0."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,22 @@ def read_embeddings(embedding: Floats) -> Floats:
     """The 8 numbers that embeddings float32 [M, 512] tell, float32 [M, 8]: the mean of all copies."""
     read: Floats = embedding.reshape(-1, 2, 8, 2, 8, 2).mean(axis=(2, 4)).reshape(-1, TARGETS)
     return read
+
+
+def told_mouths(embeddings: NDArray[Any], rows: NDArray[np.int64]) -> Floats:
+    """The mouths float32 [n, 5] that the encoder tells of the frames whose 16 windows start at `rows`.
+
+    From the frame's own window, its neighbours having a say in the opening. A press in between, which is no
+    shape of a mouth but the encoder's doubt, is drawn towards open or shut.
+    """
+    before, own, after = (
+        read_embeddings(np.asarray(embeddings[rows + OWN_WINDOW + n], np.float32)) for n in (-1, 0, 1)
+    )
+    opened = (2 * own[:, 0] + before[:, 7] + after[:, 6]) / 4
+    doubt = np.clip((own[:, 1] - 0.2) / 0.6, 0, 1)
+    press = doubt * doubt * (3 - 2 * doubt)
+    mouths = np.stack([opened, own[:, 4] - own[:, 5], own[:, 2], own[:, 3], press], axis=1)
+    return np.clip(mouths, [0, -1, 0, 0, 0], 1).astype(np.float32)
 
 
 def augment(windows: Tensor, generator: torch.Generator) -> Tensor:
@@ -224,7 +241,7 @@ def _table(network: nn.Module, corpus: Corpus, entry: Entry, device: torch.devic
 
 def _own_window_opening(table: Floats) -> Floats:
     """Lip opening told by the window centred on each frame alone."""
-    own = table[7 : 7 + len(table) - WINDOWS_PER_FRAME + 1]
+    own = table[OWN_WINDOW : OWN_WINDOW + len(table) - WINDOWS_PER_FRAME + 1]
     mouth = np.stack([own[:, 0], own[:, 4] - own[:, 5], own[:, 2], own[:, 3], own[:, 1]], axis=1)
     return lip_openings(mouth)
 

@@ -8,6 +8,7 @@ from export.demo.mouth import REST
 from export.demo.pictures import (
     Pictures,
     PictureSettings,
+    assign_mouths,
     box_crop,
     draw,
     drawn,
@@ -23,13 +24,10 @@ SETTINGS = PictureSettings(training=6, validation=4, seed=1)
 
 
 @pytest.fixture(scope="module")
-def corpus_folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("corpus")
-
-
-@pytest.fixture(scope="module")
-def corpus(corpus_folder):
-    return build_corpus(corpus_folder, CorpusSettings(natural=0, robotic=4, noise_only=0, validation=2))
+def corpus(tmp_path_factory):
+    return build_corpus(
+        tmp_path_factory.mktemp("corpus"), CorpusSettings(natural=0, robotic=4, noise_only=0, validation=2)
+    )
 
 
 @pytest.fixture
@@ -55,29 +53,39 @@ def test_moving_mouths_are_picked_more_often_than_still_ones(corpus):
     assert np.isin(plan[:, 1], silent).mean() < 0.7 * len(silent) / frames
 
 
-def test_pictures_show_the_planned_mouth_in_the_planned_template(corpus, corpus_folder, tmp_path, few_templates):
+@pytest.fixture
+def mouths():
+    return np.random.default_rng(1).random((SETTINGS.total, 5), np.float32)
+
+
+def test_pictures_show_the_assigned_mouth_in_the_planned_template(corpus, tmp_path, few_templates, mouths):
     prepare(tmp_path, corpus, SETTINGS)
+    assign_mouths(tmp_path, mouths)
     assert drawn(tmp_path) == 0
-    draw(tmp_path, corpus_folder)
+    draw(tmp_path)
     assert drawn(tmp_path) == SETTINGS.total
     crops, truths, rows = Pictures(tmp_path, SETTINGS).get(np.arange(SETTINGS.total))
     plan = plan_pictures(corpus, SETTINGS)
     np.testing.assert_array_equal(rows, plan[:, 1])
     for n in (0, 9):
         template = int(plan[n, 0])
-        mouth = shape(corpus.mouths[plan[n, 1]])
-        np.testing.assert_array_equal(truths[n], inner_crop(render_box(template, mouth)))
+        np.testing.assert_array_equal(truths[n], inner_crop(render_box(template, shape(mouths[n]))))
         np.testing.assert_array_equal(crops[n], inner_crop(render_box(template, REST)))
 
 
-def test_drawing_goes_on_where_it_was_left_and_a_new_plan_starts_afresh(
-    corpus, corpus_folder, tmp_path, few_templates
-):
-    prepare(tmp_path, corpus, SETTINGS)
-    draw(tmp_path, corpus_folder)
-    prepare(tmp_path, corpus, SETTINGS)
+def test_what_is_drawn_is_kept_until_the_plan_or_the_mouths_change(corpus, tmp_path, few_templates, mouths):
+    def prepare_and_assign(seed, assigned):
+        prepare(tmp_path, corpus, PictureSettings(training=6, validation=4, seed=seed))
+        assign_mouths(tmp_path, assigned)
+
+    prepare_and_assign(1, mouths)
+    draw(tmp_path)
+    prepare_and_assign(1, mouths)
     assert drawn(tmp_path) == SETTINGS.total
-    prepare(tmp_path, corpus, PictureSettings(training=6, validation=4, seed=2))
+    prepare_and_assign(1, mouths[::-1])
+    assert drawn(tmp_path) == 0
+    draw(tmp_path)
+    prepare_and_assign(2, mouths[::-1])
     assert drawn(tmp_path) == 0
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.demo.corpus import CorpusSettings, build_corpus
+from export.demo.corpus import CorpusSettings, build_corpus, encoder_targets
 from export.demo.progress import TrainingLog
 from export.demo.train_encoder import (
     EncoderSettings,
@@ -13,6 +13,7 @@ from export.demo.train_encoder import (
     embed,
     embedding_targets,
     read_embeddings,
+    told_mouths,
     train_encoder,
 )
 
@@ -34,6 +35,16 @@ def test_an_embedding_tells_its_eight_numbers_everywhere_in_the_map():
     maps = embedding.reshape(3, 2, 16, 16)
     np.testing.assert_array_equal(maps[..., :2, :2], maps[..., 6:8, 12:14])
     assert len(torch.unique(maps[0, :, :2, :2])) == 8
+
+
+def test_the_ideal_encoder_tells_the_true_mouths_with_presses_made_firm():
+    rng = np.random.default_rng(0)
+    mouth = rng.uniform([0, -1, 0, 0, 0], 1, (30, 5)).astype(np.float32)
+    embeddings = embedding_targets(torch.from_numpy(encoder_targets(mouth))).numpy()
+    told = told_mouths(embeddings, np.arange(30))
+    np.testing.assert_allclose(told[:, :4], mouth[:, :4], atol=1e-5)
+    assert (told[mouth[:, 4] < 0.2, 4] == 0).all()
+    assert (told[mouth[:, 4] > 0.8, 4] == 1).all()
 
 
 def test_augmentation_keeps_digital_silence_and_the_range():

@@ -7,7 +7,7 @@ import torch
 
 from export.demo import pictures
 from export.demo.corpus import CorpusSettings, build_corpus, encoder_targets
-from export.demo.pictures import Pictures, PictureSettings, draw, prepare
+from export.demo.pictures import Pictures, PictureSettings, assign_mouths, draw, prepare
 from export.demo.progress import load_checkpoint
 from export.demo.train_encoder import embedding_targets
 from export.demo.train_unet import (
@@ -42,7 +42,9 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "N_FRAMES", 2)
         prepare(folder / "pictures", corpus, PICTURES)
-        draw(folder / "pictures", folder / "corpus")
+        plan = np.load(folder / "pictures" / "plan.npy")
+        assign_mouths(folder / "pictures", np.asarray(corpus.mouths[plan[:, 1]]))
+        draw(folder / "pictures")
     ideal = embedding_targets(torch.from_numpy(np.array(corpus.targets))).numpy()
     np.save(folder / "embeddings.npy", ideal.astype(np.float16))
     return folder
