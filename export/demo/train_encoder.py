@@ -90,7 +90,7 @@ def told_mouths(embeddings: NDArray[Any], rows: NDArray[np.int64]) -> Floats:
     doubt = np.clip((own[:, 1] - 0.2) / 0.6, 0, 1)
     press = doubt * doubt * (3 - 2 * doubt)
     mouths = np.stack([opened, own[:, 4] - own[:, 5], own[:, 2], own[:, 3], press], axis=1)
-    return np.clip(mouths, [0, -1, 0, 0, 0], 1).astype(np.float32)
+    return np.asarray(np.clip(mouths, [0, -1, 0, 0, 0], 1), np.float32)
 
 
 def augment(windows: Tensor, generator: torch.Generator) -> Tensor:
