@@ -38,7 +38,7 @@ AUDIO_SHAPE = FAMILIES["328"].audio["ave"].shape
 class UNetSettings:
     """Training of the U-Net."""
 
-    steps: int = 1400
+    steps: int = 2400
     batch: int = 8
     peak_rate: float = 2.5e-3
     weight_decay: float = 1e-4
