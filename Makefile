@@ -32,19 +32,19 @@ $(VENV)/.serving-$(ONNXRUNTIME): $(PY) $(INPUTS)
 	@echo "Installing what serving needs into $(VENV) …"
 	@if [ $(ONNXRUNTIME) = gpu ]; then $(PY) -m pip uninstall --quiet --quiet --yes onnxruntime; fi
 	@if [ $(ONNXRUNTIME) = cpu ]; then $(PY) -m pip uninstall --quiet --quiet --yes onnxruntime-gpu; fi
-	$(PIP) --editable '.[server,client,demo,onnxruntime-$(ONNXRUNTIME)]'
+	@$(PIP) --editable '.[server,client,demo,onnxruntime-$(ONNXRUNTIME)]'
 	@docker/install-pillow.sh $(PY)
 	@rm -f $(VENV)/.serving-*
 	@touch $@
 
 $(VENV)/.export: $(VENV)/.serving-$(ONNXRUNTIME)
 	@echo "Installing what exporting needs (torch among it) into $(VENV) …"
-	$(PIP) --editable '.[export]'
+	@$(PIP) --editable '.[export]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.export
 	@echo "Installing what tests and training need into $(VENV) …"
-	$(PIP) --editable '.[train,test]'
+	@$(PIP) --editable '.[train,test]'
 	@touch $@
 
 install: $(VENV)/.serving-$(ONNXRUNTIME) ## Make .venv and install what serving needs (ONNXRUNTIME=gpu for a GPU)

@@ -149,7 +149,9 @@ def check_avatar_id(value: str) -> str:
             "a letter or digit first"
         )
     if value in RESERVED_IDS:
-        raise AvatarIdError(f"AVATAR '{value}' is no avatar id: the model {AVATAR_PREFIX}{value} is shared by all")
+        raise AvatarIdError(
+            f"AVATAR '{value}' is no avatar id: the model {AVATAR_PREFIX}{value} is shared by all"
+        )
     return value
 
 
