@@ -21,6 +21,10 @@ from export.networks.unet import LipSyncUNet
 
 MAX_BYTES = 2 << 30
 """The largest checkpoint read; the full-width network with its optimizer's state is 0.15 GB."""
+MAX_WIDTH = 2048
+"""The most channels that a level may have; the published networks have 16 to 512."""
+# The last convolution reads half the narrowest width, and the audio branch begins with an eighth of the widest.
+_LEAST_WIDTHS = (2, 2, 2, 2, 8)
 
 # What `torch.load` raises on files that are truncated, foreign or hostile.
 _UNREADABLE = (
@@ -33,7 +37,10 @@ _UNREADABLE = (
     AttributeError,
     TypeError,
     MemoryError,
+    OSError,
 )
+# Batch norms count their steps while training; older checkpoints lack it, and nothing here reads it.
+_COUNTER = "num_batches_tracked"
 _WRAPPERS = ("model", "state_dict")
 _PREFIXES = ("module.", "audio_encoder.")
 # Newer checkpoints of the 160 family leave out an index; the older names are those of the definitions here.
@@ -57,7 +64,8 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a ``.pth``: a bare state_dict or {epoch, model, optimizer}; `ExportError` says what is wrong."""
     if not path.is_file():
-        raise ExportError(f"{path} is not there; a checkpoint (.pth) is wanted")
+        found = "is no file" if path.exists() else "is not there"
+        raise ExportError(f"{path} {found}; a checkpoint (.pth) is wanted")
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise ExportError(f"{path} has {size / 1e9:.1f} GB; a checkpoint of at most 2 GB is wanted")
@@ -65,7 +73,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     state = _unwrap(loaded)
     if state is None:
         raise ExportError(f"{path} holds a {type(loaded).__name__}; a state_dict of tensors is wanted")
-    return Checkpoint(path, file_sha256(path), {_rename(key): tensor for key, tensor in state.items()})
+    renamed = {_rename(key): tensor for key, tensor in state.items() if not key.endswith(_COUNTER)}
+    for key, tensor in renamed.items():
+        _check_tensor(path, key, tensor)
+    return Checkpoint(path, file_sha256(path), renamed)
 
 
 def load_unet(
@@ -116,6 +127,17 @@ def _unwrap(loaded: object) -> Mapping[str, Tensor] | None:
     return tensors if tensors and len(tensors) == len(inner) else None
 
 
+def _check_tensor(path: Path, key: str, tensor: Tensor) -> None:
+    plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if not plain or not tensor.is_floating_point():
+        kind = "" if plain else f" ({tensor.layout}, {tensor.device})"
+        raise ExportError(f"{path}: {key} is {tensor.dtype}{kind}; plain floating-point weights are wanted")
+    if not tensor.isfinite().all():
+        raise ExportError(f"{path}: {key} holds NaN or infinity; finite weights are wanted")
+    if key.endswith("running_var") and tensor.min() < 0:
+        raise ExportError(f"{path}: {key} holds {tensor.min():.3g}; variances of 0 or more are wanted")
+
+
 def _rename(key: str) -> str:
     for prefix in _PREFIXES:
         key = key.removeprefix(prefix)
@@ -130,8 +152,10 @@ def _level_weight(level: int) -> str:
 
 
 def _family(checkpoint: Checkpoint, wanted: str | None) -> NetworkFamily:
+    if wanted not in (None, *FAMILIES):
+        raise ExportError(f"{wanted} is no network family; {' or '.join(FAMILIES)} is wanted")
     if _level_weight(0) not in checkpoint.state:
-        raise _foreign(checkpoint, "a U-Net", [_level_weight(0)], list(checkpoint.state)[:3])
+        raise _foreign(checkpoint, "a U-Net", *_differing_names(checkpoint, _published(wanted or "328")))
     levels = 1
     while _level_weight(levels) in checkpoint.state:
         levels += 1
@@ -170,24 +194,42 @@ def _audio_mode(checkpoint: Checkpoint, spec: NetworkFamily, wanted: str | None)
 
 def _widths(checkpoint: Checkpoint, spec: NetworkFamily) -> list[int]:
     by_level = {width: level for level, width in reversed(list(enumerate(spec.levels)))}
-    return [checkpoint.state[_level_weight(by_level[n])].shape[0] for n in sorted(by_level)]
+    widths = []
+    for n, least in enumerate(_LEAST_WIDTHS):
+        key = _level_weight(by_level[n])
+        shape = list(checkpoint.state[key].shape)
+        if len(shape) != 4 or not least <= shape[0] <= MAX_WIDTH:
+            wanted = f"[{least} to {MAX_WIDTH}, …, 1, 1]"
+            raise ExportError(f"{checkpoint.path}: {key} has shape {shape}; {wanted} is wanted for a U-Net")
+        widths.append(shape[0])
+    return widths
+
+
+def _published(family: str) -> Mapping[str, Tensor]:
+    """A family's names; the meta device stores no weights."""
+    with torch.device("meta"):
+        return LipSyncUNet(family, next(iter(FAMILIES[family].audio))).state_dict()
 
 
 def _fill(network: Network, checkpoint: Checkpoint, what: str) -> Network:
-    wanted = {k: v.shape for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
-    given = {k: v.shape for k, v in checkpoint.state.items() if not k.endswith("num_batches_tracked")}
-    missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    wanted = network.state_dict()
+    missing, extra = _differing_names(checkpoint, wanted)
     if missing or extra:
         raise _foreign(checkpoint, what, missing, extra)
-    for key, shape in wanted.items():
-        if shape != given[key]:
+    for key, tensor in checkpoint.state.items():
+        if tensor.shape != wanted[key].shape:
             raise ExportError(
-                f"{checkpoint.path}: {key} has shape {list(given[key])}; {list(shape)} is wanted for {what}"
+                f"{checkpoint.path}: {key} has shape {list(tensor.shape)}; "
+                f"{list(wanted[key].shape)} is wanted for {what}"
             )
-    network.load_state_dict(dict(checkpoint.state), strict=False)
-    if not all(p.isfinite().all() for p in network.state_dict().values()):
-        raise ExportError(f"{checkpoint.path} holds NaN or infinity; finite weights are wanted")
+    network.load_state_dict(checkpoint.state, strict=False)
     return network.eval()
+
+
+def _differing_names(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Names that the checkpoint lacks, and those that it has and `state` has not."""
+    wanted = {key for key in state if not key.endswith(_COUNTER)}
+    return sorted(wanted - checkpoint.state.keys()), sorted(checkpoint.state.keys() - wanted)
 
 
 def _foreign(checkpoint: Checkpoint, what: str, missing: list[str], extra: list[str]) -> ExportError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from compositor_backend import contract
 from compositor_backend.geometry import FAMILIES, Family
 from compositor_backend.pack import file_sha256
 from export.errors import ExportError
-from export.limits import Limits, Parity, judge, sample_inputs
+from export.limits import Limits, Parity, judge, sample_inputs, truncated
 from export.replacing import replacing
 from export.served_graph import inspect_network, open_session, run
 
-MIN_OPSET = 11
-"""The first in which Clip takes its bounds as the nodes added here give them."""
+MIN_OPSET, MAX_OPSET = 11, 21
+"""The first in which Clip takes its bounds as the nodes added here give them; the last that onnxruntime 1.19 reads."""
+MIN_IR, MAX_IR = 4, 10
+"""The first that lets weights be no inputs; the last that onnxruntime 1.19 reads."""
 _INPUT, _AUDIO, _OUTPUT = "input", "audio", "output"
 _BATCH = "batch"
 _SINGLE = 1
@@ -46,11 +49,12 @@ def _load(source: Path) -> onnx.ModelProto:
         model = onnx.load(str(source), load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
         raise ExportError(f"{source} is no ONNX file: {str(error)[:200]}") from error
-    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in _stored_tensors(model.graph)):
         raise ExportError(f"{source} keeps its weights in other files; a single file is wanted")
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    if opset < MIN_OPSET:
-        raise ExportError(f"{source} has opset {opset}; {MIN_OPSET} or newer is wanted")
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise ExportError(f"{source} has opset {opset}; {MIN_OPSET} to {MAX_OPSET} is wanted")
+    model.ir_version = min(max(model.ir_version, MIN_IR), MAX_IR)
     weights = {tensor.name for tensor in model.graph.initializer}
     # Old files list their weights as inputs too.
     kept = [tensor for tensor in model.graph.input if tensor.name not in weights]
@@ -59,13 +63,25 @@ def _load(source: Path) -> onnx.ModelProto:
     return model
 
 
+def _stored_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor with data in the file: weights, constants, and those of graphs within nodes."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _stored_tensors(inner)
+
+
 def _inspect(source: Path, model: onnx.ModelProto) -> tuple[Family, tuple[int, ...]]:
     """The family, by the picture's size, and the shape of the audio input."""
     tensors = {tensor.name: tensor for tensor in (*model.graph.input, *model.graph.output)}
     shapes = {name: [d.dim_value for d in t.type.tensor_type.shape.dim] for name, t in tensors.items()}
     if set(shapes) != {_INPUT, _AUDIO, _OUTPUT}:
+        names = ", ".join(shapes) or "no tensors"
         raise ExportError(
-            f"{source} has {', '.join(shapes)}; inputs input and audio and an output named output are wanted"
+            f"{source} has {names}; inputs input and audio and an output named output are wanted"
         )
     if any(t.type.tensor_type.elem_type != TensorProto.FLOAT for t in tensors.values()):
         raise ExportError(f"{source} has tensors that are not float32; float32 is wanted")
@@ -86,8 +102,6 @@ def _inspect(source: Path, model: onnx.ModelProto) -> tuple[Family, tuple[int, .
 
 def _open_batch(model: onnx.ModelProto) -> None:
     """Let the batch dimension vary where the file fixes it at one."""
-    for tensor in (*model.graph.input, *model.graph.output):
-        tensor.type.tensor_type.shape.dim[0].dim_param = _BATCH
     del model.graph.value_info[:]
     shapes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
     for weight in model.graph.initializer:
@@ -95,8 +109,14 @@ def _open_batch(model: onnx.ModelProto) -> None:
             weight.CopyFrom(numpy_helper.from_array(_any_batch(numpy_helper.to_array(weight)), weight.name))
     for node in model.graph.node:
         if node.op_type == "Constant" and node.output[0] in shapes:
-            value = next(a for a in node.attribute if a.name == "value")
-            value.t.CopyFrom(numpy_helper.from_array(_any_batch(numpy_helper.to_array(value.t))))
+            _open_constant(node.attribute[0])
+
+
+def _open_constant(value: onnx.AttributeProto) -> None:
+    if value.name == "value":
+        value.t.CopyFrom(numpy_helper.from_array(_any_batch(numpy_helper.to_array(value.t))))
+    elif value.name == "value_ints":
+        value.ints[:] = _any_batch(np.array(value.ints, np.int64)).tolist()
 
 
 def _any_batch(shape: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -185,7 +205,9 @@ def _compare(
             for frame in range(len(face)):
                 inputs = {_INPUT: both[frame : frame + 1], _AUDIO: audio[frame : frame + 1]}
                 (drawn,) = run(source, original, [_OUTPUT], inputs)
-                expected = np.clip(drawn[0, ::-1] * 255, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+                if drawn.shape != (1, 3, family.network_px, family.network_px):
+                    raise ExportError(f"{source} gives output {list(drawn.shape)}; [1, 3, S, S] is wanted")
+                expected = truncated(source, drawn[0, ::-1] * 255).transpose(1, 2, 0)
                 differences.append(np.abs(mouth[frame].astype(np.int16) - expected).ravel())
     except ExportError as error:
         raise ExportError(f"{source} cannot be served in batches: {error}") from error

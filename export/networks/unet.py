@@ -139,7 +139,6 @@ class LipSyncUNet(nn.Module):
         self.audio_model = AudioBranch(self.mode, widest)
         self.fuse_conv = nn.Sequential(DoubleConv(2 * widest, widest), DoubleConv(widest, widest // 2))
         self.inc = InConv(6, levels[0])
-        self.depth = len(levels) - 1
         narrow = self.widths[0]
         outs = (self.widths[2], self.widths[1], narrow, narrow, narrow // 2)
         below = widest // 2

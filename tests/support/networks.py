@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from export.limits import sample_inputs
 from export.networks.audio_encoder import AudioEncoder
 from export.networks.unet import LipSyncUNet
 
@@ -18,33 +19,64 @@ TINY_WIDTHS = (4, 8, 16, 32, 64)
 def random_unet(
     family: str = "328", audio: str = "ave", widths: Iterable[int] = TINY_WIDTHS, seed: int = 0
 ) -> LipSyncUNet:
+    """A U-Net whose picture depends on the face and on the audio, in dark and light values alike."""
     torch.manual_seed(seed)
     network = LipSyncUNet(family, audio, widths)
-    _stir(network)
+    _settle(network, *_ordinary_inputs(network))
+    _spread(network)
+    return network
+
+
+def _spread(network: LipSyncUNet) -> None:
+    """Scale the last convolution so that the picture is neither grey, where no fault would show, nor saturated."""
+    drawn: list[torch.Tensor] = []
+    handle = network.outc.register_forward_hook(lambda _module, _inputs, output: drawn.append(output))
     with torch.no_grad():
-        # Freshly initialised, every pixel would be a grey near 127, and most faults would not show.
-        network.outc.conv.weight.mul_(8)
-    return network.eval()
+        network.eval()(*_ordinary_inputs(network))
+        handle.remove()
+        # More contrast is more than float32 settles to a step, with weights that were never trained.
+        scale = 0.35 / drawn[0].std((0, 2, 3))
+        out = network.outc.conv
+        assert out.bias is not None
+        out.bias.copy_((out.bias - drawn[0].mean((0, 2, 3))) * scale)
+        out.weight.mul_(scale.view(3, 1, 1, 1))
+
+
+def _ordinary_inputs(network: LipSyncUNet) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures and sounds in the form that the network was made for: BGR/255, plain and masked."""
+    face, audio = list(sample_inputs(network.family.geometry.network_px, network.mode.shape))[-1]
+    x1, y1, x2, y2 = network.family.geometry.mask
+    reference = torch.from_numpy(face[:, ::-1].copy()) / 255
+    masked = reference.clone()
+    masked[:, :, y1:y2, x1:x2] = 0
+    return torch.cat([reference, masked], dim=1), torch.from_numpy(audio)
 
 
 def random_encoder(seed: int = 0) -> AudioEncoder:
+    """An encoder whose embeddings depend on the mel."""
     torch.manual_seed(seed)
     encoder = AudioEncoder()
-    _stir(encoder)
-    return encoder.eval()
+    _settle(encoder, torch.rand(8, 1, 80, 16) * 8 - 4)
+    return encoder
 
 
-def _stir(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor, low, high in (
-                (module.running_mean, -0.3, 0.3),
-                (module.running_var, 0.5, 1.5),
-                (module.weight, 0.7, 1.3),
-                (module.bias, -0.2, 0.2),
-            ):
-                assert tensor is not None
-                nn.init.uniform_(tensor, low, high)
+def _settle(network: nn.Module, *inputs: torch.Tensor) -> None:
+    """Give the batch norms the statistics of what they see, as training would, and factors other than 1.
+
+    Without, what the inputs say dies away from layer to layer, and the output is the same for all of them.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.7, 1.3)
+        nn.init.uniform_(norm.bias, -0.2, 0.2)
+        norm.momentum = 1.0
+    with torch.no_grad():
+        network.train()(*inputs)
+    for norm in norms:
+        norm.momentum = 0.1
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked.zero_()
+    network.eval()
 
 
 def save(state: Any, path: Path) -> Path:

@@ -124,7 +124,7 @@ def test_something_else_than_a_state_dict(tmp_path: Path, content: Any) -> None:
 def test_a_foreign_checkpoint_says_what_is_missing_and_what_is_unknown(tmp_path: Path) -> None:
     path = save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "resnet.pth")
     with pytest.raises(
-        ExportError, match=r"not a U-Net: 1 tensors missing .*1 tensors unknown \(fc\.weight\)"
+        ExportError, match=r"not a U-Net: 464 tensors missing .*, …\) and 1 tensors unknown \(fc\.weight\)"
     ):
         load_unet(path, "328", "ave")
     with pytest.raises(ExportError, match=r"not an audio encoder: .* missing .*, …\) and 1 tensors unknown"):
@@ -147,11 +147,52 @@ def test_a_wrong_shape_is_named(tmp_path: Path) -> None:
         load_unet(save(state, tmp_path / "u.pth"), "328", "ave")
 
 
-def test_weights_that_are_not_finite(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("outc.conv.bias", torch.full((3,), torch.nan), "holds NaN or infinity"),
+        ("outc.conv.bias", torch.zeros(3, dtype=torch.complex64), "is torch.complex64; plain"),
+        ("outc.conv.bias", torch.zeros(3, dtype=torch.int32), "is torch.int32; plain"),
+        ("outc.conv.bias", torch.zeros(3).to_sparse(), r"torch.sparse_coo, cpu\); plain"),
+        ("outc.conv.bias", torch.zeros(3, device="meta"), r"torch.strided, meta\); plain"),
+        ("audio_model.bn3.running_var", torch.full((32,), -0.5), "holds -0.5; variances of 0 or more"),
+        ("inc.inconv.0.conv.6.weight", torch.zeros(()), r"has shape \[\]; \[2 to 2048"),
+        ("inc.inconv.0.conv.6.weight", torch.zeros(0, 12, 1, 1), r"has shape \[0, 12, 1, 1\]; \[2 to 2048"),
+        # One number on disk that says it is 268 million.
+        ("inc.inconv.0.conv.6.weight", torch.zeros(1, 1, 1, 1).expand(1 << 28, 1, 1, 1), "has shape"),
+        ("down5.maxpool_conv.0.double_conv.0.conv.6.weight", torch.zeros(4, 8, 1, 1), r"\[8 to 2048"),
+    ],
+)
+def test_weights_that_make_no_network(tmp_path: Path, key: str, value: torch.Tensor, message: str) -> None:
     state = random_unet().state_dict()
-    state["outc.conv.bias"][0] = torch.nan
-    with pytest.raises(ExportError, match="NaN"):
+    assert key in state
+    state[key] = value
+    with pytest.raises(ExportError, match=f"{re.escape(key)}.*{message}"):
         load_unet(save(state, tmp_path / "u.pth"), "328", "ave")
+
+
+def test_half_precision_weights_load(tmp_path: Path) -> None:
+    network = random_unet()
+    half = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in network.state_dict().items()
+    }
+    loaded, _ = load_unet(save(half, tmp_path / "u.pth"), "328", "ave")
+    assert torch.equal(loaded.outc.conv.bias, network.outc.conv.bias.half().float())
+
+
+def test_a_step_count_of_any_shape_is_passed_over(tmp_path: Path) -> None:
+    state = random_unet().state_dict()
+    state["audio_model.bn3.num_batches_tracked"] = torch.zeros(3)
+    assert load_unet(save(state, tmp_path / "u.pth"), "328", "ave")[0].widths == TINY_WIDTHS
+
+
+def test_a_folder_and_a_family_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="is no file"):
+        read_checkpoint(tmp_path)
+    path = save(random_unet().state_dict(), tmp_path / "u.pth")
+    with pytest.raises(ExportError, match="500 is no network family; 328 or 160 is wanted"):
+        load_unet(path, "500", "ave")
 
 
 @pytest.mark.parametrize(
