@@ -28,7 +28,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Parity:
-    """What was measured; differences are in steps of 255 for a U-Net, relative for an encoder.
+    """What was measured; differences are in steps of 255 for a U-Net, relative for an encoder,
+    whose values count as equal within the limit.
 
     `allowed` is the limit that `max_difference` was held to: that of `Limits`, and what was granted on top of it.
     """
@@ -37,12 +38,11 @@ class Parity:
     equal_share: float
     values: int
     allowed: float
+    unit: str = "of 255"
 
     def __str__(self) -> str:
-        return (
-            f"{self.equal_share:.4%} of {self.values} values equal the network's, "
-            f"off by at most {self.max_difference:.2g} ({self.allowed:.2g} allowed)"
-        )
+        share = f"{self.equal_share:.4%} of {self.values} values equal the network's"
+        return f"{share}, off by at most {self.max_difference:.2g} {self.unit} ({self.allowed:.2g} allowed)"
 
 
 def sample_inputs(

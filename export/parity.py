@@ -95,7 +95,8 @@ def check_encoder(path: Path, encoder: AudioEncoder, limits: Limits | None = Non
         raise ExportError(
             f"{path} is off by {worst:.2g} of the embedding's range; at most {allowed:.2g} is wanted"
         )
-    return Parity(worst, float((embedding == reference).mean()), embedding.size, allowed)
+    equal = float((np.abs(embedding - reference) <= limits.encoder_relative * scale).mean())
+    return Parity(worst, equal, embedding.size, allowed, "of the embedding's range")
 
 
 def _embed(encoder: AudioEncoder, mel: NDArray[np.float32], dtype: torch.dtype) -> NDArray[np.floating[Any]]:

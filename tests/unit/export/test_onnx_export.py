@@ -144,7 +144,7 @@ def test_networks_that_give_nan_are_refused(tmp_path: Path) -> None:
 
 def test_what_was_measured_is_said_with_what_was_allowed() -> None:
     said = str(Parity(max_difference=3, equal_share=0.99984, values=1000, allowed=5))
-    assert said == "99.9840% of 1000 values equal the network's, off by at most 3 (5 allowed)"
+    assert said == "99.9840% of 1000 values equal the network's, off by at most 3 of 255 (5 allowed)"
 
 
 def unmasked(served: ServedUNet) -> None:
@@ -207,6 +207,7 @@ def test_an_encoder_becomes_a_graph_of_the_contract(tmp_path: Path) -> None:
     path = save(random_encoder().state_dict(), tmp_path / "e.pth")
     parity = export_encoder(path, tmp_path / "e.onnx")
     assert parity.max_difference <= 1e-4
+    assert str(parity).startswith("100.0000% of 2048 values equal the network's, off by at most")
     model = onnx.load(str(tmp_path / "e.onnx"))
     f32 = onnx.TensorProto.FLOAT
     assert tensors(model.graph.input) == [("MEL", f32, ["batch", 1, 80, 16])]
