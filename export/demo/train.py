@@ -53,8 +53,8 @@ Progress = Callable[[str, int, int], None]
 
 MAX_STORED_BYTES = 16_000_000
 """Of both files together: they are committed."""
-ENCODER_RELATIVE = 5e-4
-"""How far the encoder's graph may be off, of its largest value: as much as the float16 weights make it anyway."""
+LIMITS = Limits(equal_share=0.99, encoder_relative=5e-4)
+"""Looser than usual by as much as the float16 weights make a difference anyway."""
 
 
 @dataclass(frozen=True)
@@ -161,9 +161,8 @@ def export_weights(settings: TrainSettings) -> dict[str, Any]:
     unet = new_network()
     unet_sha256 = _load(unet, settings.work / "unet-final.pt")
     files = {"audio_encoder.onnx": encoder_sha256, "unet.onnx": unet_sha256}
-    limits = Limits(encoder_relative=ENCODER_RELATIVE)
-    write_encoder(encoder.eval(), encoder_sha256, settings.weights / "audio_encoder.onnx", limits)
-    write_unet(unet.eval(), unet_sha256, settings.weights / "unet.onnx")
+    write_encoder(encoder.eval(), encoder_sha256, settings.weights / "audio_encoder.onnx", LIMITS)
+    write_unet(unet.eval(), unet_sha256, settings.weights / "unet.onnx", LIMITS)
     for name in files:
         store_half(settings.weights / name)
     recipe = _recipe(settings, files, encoder, unet)

@@ -218,7 +218,7 @@ def _work(rank: int, job: UNetJob, progress: Callable[[int, int], None]) -> LipS
         run.spent_s += time.monotonic() - started
         if rank == 0:
             _look_after(run, job, material, loss, log, device)
-            progress(round(run.done * settings.steps), settings.steps)
+            progress(max(run.step, round(run.done * settings.steps)), settings.steps)
     if rank == 0:
         settle_statistics(run.averaged, material, device, batches=40)
         save_checkpoint(job.folder / "unet-final.pt", run.averaged.state_dict())
@@ -441,8 +441,9 @@ def settle_statistics(network: nn.Module, material: Material, device: torch.devi
         norm.momentum = None  # a plain mean over the batches
     network.train()
     pictures = material.pictures
-    for n in range(batches):
-        numbers = pictures.settings.validation + np.arange(n * 8, n * 8 + 8) % pictures.settings.training
+    training = pictures.settings.training
+    for n in range(min(batches, -(-training // 8))):
+        numbers = pictures.settings.validation + np.arange(n * 8, n * 8 + 8) % training
         crops, _, rows = pictures.get(numbers)
         audio = network_audio(material.embeddings, rows).to(device)
         network(network_input(torch.from_numpy(crops).to(device)), audio)

@@ -110,7 +110,7 @@ def test_a_still_mouth_is_found_out():
 
 @pytest.mark.slow
 def test_the_committed_networks_follow_speech_that_they_never_heard():
-    figures = evaluate(Networks(WEIGHTS, threads=2), EvaluationSettings(utterances=6, seed=78))
+    figures = evaluate(Networks(WEIGHTS, threads=2), EvaluationSettings(utterances=4, seed=78))
     assert figures.shortfalls(Limits()) == []
 
 
