@@ -1,4 +1,4 @@
-"""One Triton for all tests of the chain, with two avatars: the demo, cut short, and one with other weights."""
+"""A Triton for the tests of the chain, with two avatars: the demo, cut short, and one with other weights."""
 
 from __future__ import annotations
 
@@ -51,13 +51,20 @@ def build(avatars: Path, avatar_id: str, network: Path, blend: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    avatars = tmp_path_factory.mktemp("chain") / "avatars"
-    other = avatars.parent / "other.onnx"
+def avatars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model repository with both avatars."""
+    folder = tmp_path_factory.mktemp("chain") / "avatars"
+    other = folder.parent / "other.onnx"
     torch.manual_seed(0)
     write_unet(LipSyncUNet(widths=(4, 8, 16, 32, 64)).eval(), OTHER_KEY, other)
-    build(avatars, "demo", demo.WEIGHTS / demo.UNET_FILE, "hard")
-    build(avatars, "other", other, "feather")
+    build(folder, "demo", demo.WEIGHTS / demo.UNET_FILE, "hard")
+    build(folder, "other", other, "feather")
+    return folder
+
+
+# Not for the whole session: tests of the launcher look whether any server has left something behind.
+@pytest.fixture(scope="module")
+def chain(avatars: Path) -> Iterator[Chain]:
     with running_triton(avatars=avatars, load=["demo", "other"]) as server:
         yield Chain(server, avatars)
 
