@@ -8,11 +8,13 @@ import torch
 from compositor_backend.contract import avatar_key
 from export.demo import pictures
 from export.demo.corpus import CorpusSettings
+from export.demo.half_storage import store_half
 from export.demo.pictures import PictureSettings
-from export.demo.train import TrainSettings, sha256, train, workers
+from export.demo.train import LIMITS, TrainSettings, sha256, train, workers
 from export.demo.train_encoder import EncoderSettings
 from export.demo.train_unet import UNetSettings, new_network
 from export.networks.audio_encoder import AudioEncoder
+from export.onnx_export import write_unet
 from export.parity import unet_reference
 
 
@@ -59,20 +61,29 @@ def test_the_recipe_names_the_files_and_what_made_them(settings, recipe):
 
 
 @pytest.mark.slow
-def test_the_served_unet_draws_what_the_trained_one_draws(settings, recipe):
-    network = new_network()
-    network.load_state_dict(torch.load(settings.work / "unet-final.pt", weights_only=True))
-    crops = np.load(settings.work / "pictures" / "crops.npy")
-    face = np.ascontiguousarray(crops[:1].transpose(0, 3, 1, 2))
-    audio = np.random.default_rng(3).random((1, 32, 16, 16), dtype=np.float32)
+def test_the_served_unet_carries_its_checkpoints_key(settings, recipe):
+    face, audio = np.zeros((2, 3, 320, 320), np.uint8), np.zeros((2, 32, 16, 16), np.float32)
     mouth, key = session(settings.weights / "unet.onnx").run(
         ["MOUTH", "AVATAR_KEY"], {"FACE": face, "AUDIO": audio}
     )
-    difference = np.abs(mouth.astype(int) - unet_reference(network, face, audio))
-    # Weights rounded to float16. One step leaves logits of hundreds, so a pixel at an edge may flip altogether.
-    assert difference.mean() < 1
-    assert (difference <= 2).mean() > 0.99
-    assert key.item() == avatar_key(recipe["files"]["unet.onnx"]["checkpoint_sha256"])
+    assert mouth.shape == (2, 320, 320, 3)
+    assert set(key.ravel()) == {avatar_key(sha256(settings.work / "unet-final.pt"))}
+    assert recipe["files"]["unet.onnx"]["checkpoint_sha256"] == sha256(settings.work / "unet-final.pt")
+
+
+def test_weights_stored_as_float16_draw_the_same_picture(tmp_path):
+    torch.manual_seed(0)
+    network = new_network().eval()
+    write_unet(network, "00" * 32, tmp_path / "unet.onnx", LIMITS)
+    store_half(tmp_path / "unet.onnx")
+    rng = np.random.default_rng(3)
+    face = rng.integers(0, 256, (1, 3, 320, 320), dtype=np.uint8)
+    audio = rng.random((1, 32, 16, 16), dtype=np.float32)
+    (mouth,) = session(tmp_path / "unet.onnx").run(["MOUTH"], {"FACE": face, "AUDIO": audio})
+    difference = np.abs(mouth.astype(int) - unet_reference(network, face, audio).astype(np.uint8).astype(int))
+    assert difference.max() <= 2
+    assert difference.mean() < 0.3
+    assert mouth.std() > 0
 
 
 @pytest.mark.slow
