@@ -100,16 +100,20 @@ class Entry:
 
 # --- what is said ---
 def training_samples(settings: CorpusSettings) -> Iterator[Sample]:
-    """Training utterances of both families, noise without speech, then the validation split; seeded."""
+    """Training utterances of both families, noise without speech, then the validation split.
+
+    Each has random numbers of its own, so that espeak-ng's flutter, which changes the length of an utterance
+    by a few samples, changes nothing in the others.
+    """
     rng = np.random.default_rng(settings.seed)
     seed_piper(settings.seed)
     jobs: list[Callable[[Rng], Sample]] = []
     jobs += [_natural_sample] * settings.natural + [_robotic_sample] * settings.robotic
     jobs += [_noise_sample] * settings.noise_only
     for n in rng.permutation(len(jobs)):
-        yield jobs[n](rng)
+        yield jobs[n](np.random.default_rng((settings.seed, 0, int(n))))
     for n in range(settings.validation):
-        yield _validation_sample(n, rng)
+        yield _validation_sample(n, np.random.default_rng((settings.seed, 1, n)))
 
 
 def held_out_samples(count: int, seed: int = 77) -> Iterator[Sample]:
@@ -117,10 +121,10 @@ def held_out_samples(count: int, seed: int = 77) -> Iterator[Sample]:
 
     Half of them are clean, half have noise at 25 dB.
     """
-    rng = np.random.default_rng(seed)
     seed_piper(seed)
-    texts = rng.permutation(len(HELD_OUT))
+    texts = np.random.default_rng(seed).permutation(len(HELD_OUT))
     for n in range(count):
+        rng = np.random.default_rng((seed, n))
         text = HELD_OUT[texts[n % len(texts)]]
         if n % 3 == 0:
             settings = PiperSettings(length_scale=TEST_LENGTH_SCALE)
