@@ -31,6 +31,7 @@ from export.demo.progress import TrainingLog, pick_device
 from export.demo.train_encoder import (
     EncoderSettings,
     embed,
+    favour_closure,
     told_mouths,
     train_encoder,
     validate_encoder,
@@ -53,6 +54,10 @@ Progress = Callable[[str, int, int], None]
 
 MAX_STORED_BYTES = 16_000_000
 """Of both files together: they are committed."""
+PRESS_GAIN = 2.0
+"""Of the exported encoder. On 191 closures of held-out sentences by voices that are not the test's, the lips shut
+in 95 % with it and in 92 % without; the correlation of the opening falls from 0.927 to 0.917 (seen from the
+encoder)."""
 LIMITS = Limits(equal_share=0.99, encoder_relative=5e-4)
 """Looser than usual by as much as the float16 weights make a difference anyway."""
 
@@ -161,6 +166,7 @@ def export_weights(settings: TrainSettings) -> dict[str, Any]:
     unet = new_network()
     unet_sha256 = _load(unet, settings.work / "unet-final.pt")
     files = {"audio_encoder.onnx": encoder_sha256, "unet.onnx": unet_sha256}
+    favour_closure(encoder, PRESS_GAIN)
     write_encoder(encoder.eval(), encoder_sha256, settings.weights / "audio_encoder.onnx", LIMITS)
     write_unet(unet.eval(), unet_sha256, settings.weights / "unet.onnx", LIMITS)
     for name in files:

@@ -10,8 +10,8 @@ from export.demo import pictures
 from export.demo.corpus import CorpusSettings
 from export.demo.half_storage import store_half
 from export.demo.pictures import PictureSettings
-from export.demo.train import LIMITS, TrainSettings, sha256, train, workers
-from export.demo.train_encoder import EncoderSettings
+from export.demo.train import LIMITS, PRESS_GAIN, TrainSettings, sha256, train, workers
+from export.demo.train_encoder import EncoderSettings, favour_closure
 from export.demo.train_unet import UNetSettings, new_network
 from export.networks.audio_encoder import AudioEncoder
 from export.onnx_export import write_unet
@@ -90,6 +90,7 @@ def test_weights_stored_as_float16_draw_the_same_picture(tmp_path):
 def test_the_served_encoder_says_what_the_trained_one_says(settings, recipe):
     encoder = AudioEncoder().eval()
     encoder.load_state_dict(torch.load(settings.work / "encoder.pt", weights_only=True)["model"])
+    favour_closure(encoder, PRESS_GAIN)
     mel = np.random.default_rng(4).uniform(-4, 4, (3, 1, 80, 16)).astype(np.float32)
     (served,) = session(settings.weights / "audio_encoder.onnx").run(None, {"MEL": mel})
     with torch.inference_mode():

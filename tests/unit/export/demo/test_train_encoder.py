@@ -12,10 +12,12 @@ from export.demo.train_encoder import (
     augment,
     embed,
     embedding_targets,
+    favour_closure,
     read_embeddings,
     told_mouths,
     train_encoder,
 )
+from export.networks.audio_encoder import AudioEncoder
 
 CPU = torch.device("cpu")
 QUICK = EncoderSettings(cycles=(4,), peak_rates=(2e-3,), batch=8, validate_every=4, save_every=2)
@@ -45,6 +47,19 @@ def test_the_ideal_encoder_tells_the_true_mouths_with_presses_made_firm():
     np.testing.assert_allclose(told[:, :4], mouth[:, :4], atol=1e-5)
     assert (told[mouth[:, 4] < 0.2, 4] == 0).all()
     assert (told[mouth[:, 4] > 0.8, 4] == 1).all()
+
+
+def test_favouring_closure_scales_the_press_and_nothing_else():
+    torch.manual_seed(0)
+    network = AudioEncoder().eval()
+    torch.nn.init.constant_(network[-1].conv_block[1].bias, 0.2)
+    windows = np.random.default_rng(0).uniform(-4, 4, (4, 80, 16)).astype(np.float32)
+    before = read_embeddings(embed(network, windows, CPU))
+    favour_closure(network, 2.0)
+    after = read_embeddings(embed(network, windows, CPU))
+    np.testing.assert_allclose(after[:, 1], 2 * before[:, 1], rtol=1e-4)
+    np.testing.assert_array_equal(np.delete(after, 1, axis=1), np.delete(before, 1, axis=1))
+    assert before[:, 1].min() > 0
 
 
 def test_augmentation_keeps_digital_silence_and_the_range():
