@@ -203,6 +203,20 @@ async def test_a_server_that_keeps_its_statistics_to_itself_can_still_be_used() 
     assert (report.frames, report.steps) == (1, ())
 
 
+async def test_a_request_that_the_server_counts_late_is_in_the_report() -> None:
+    class Late(MemoryTransport):
+        readings = 0
+
+        async def statistics(self, timeout_s: float) -> list[ModelStatistics]:
+            self.readings += 1
+            counted = {1: 0, 2: 1, 3: 2}.get(self.readings, 3)
+            return [ModelStatistics("compositor", requests=counted, rows=counted, executions=counted)]
+
+    transport = await serving(Late(answer_at_once, models=["avatar_demo"]), "demo")
+    report = await speak_to_sinks(LipstreamClient(transport=transport), "demo", noise(FRAME), [NullSink()])
+    assert [step.requests for step in report.steps] == [3]
+
+
 def test_step_times_are_means_over_the_requests_between_two_readings() -> None:
     before = [
         ModelStatistics("lipsync_a", 10, 1, 100, 8, 10_000_000, 20_000_000, 30_000_000, 40_000_000),
