@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from compositor_backend.errors import PackError
 
 SOI = b"\xff\xd8"
-EOI = b"\xff\xd9"
 _EOI_CODE = 0xD9
 _SOF0_CODE = 0xC0
 _SOS_CODE = 0xDA

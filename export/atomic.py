@@ -1,4 +1,6 @@
-"""Folders that appear together or not at all: built in a hidden folder, then renamed, even across a kill.
+"""Folders that appear together, and files that appear whole, or not at all.
+
+Folders are built in a hidden folder and then renamed, even across a kill.
 
 A stage is a hidden folder inside the folder that it builds for (a rename must not leave the file system). As
 long as its process lives, the stage's lock is held. Once all is built, the list of what is to appear is written
@@ -15,6 +17,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from export.errors import ExportError
 
 STAGE_PREFIX = ".staging-"
 ROOT_LOCK = ".import.lock"
@@ -123,3 +127,29 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """A path to write to, renamed to `out` when all went well and removed when not.
+
+    An `ExportError` raised meanwhile speaks of `out`, where it spoke of that path.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}-", suffix=".onnx")
+        os.close(descriptor)
+    except OSError as error:
+        raise ExportError(f"{out} cannot be written: {error.strerror}") from error
+    draft = Path(name)
+    try:
+        yield draft
+        # mkstemp lets nobody else read; a server run by another user has to.
+        draft.chmod(0o644)
+        draft.replace(out)
+    except ExportError as error:
+        raise ExportError(str(error).replace(str(draft), str(out))) from error
+    except OSError as error:
+        raise ExportError(f"{out} cannot be written: {error.strerror}") from error
+    finally:
+        draft.unlink(missing_ok=True)

@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from compositor_backend.manifest import BLENDS
+from export.networks.families import AUDIO_MODES
+from export.pack_writer import DEFAULT_QUALITY
 
 Commands = argparse._SubParsersAction  # argparse gives it no public name
 
@@ -54,7 +56,11 @@ def _add_avatar(commands: Commands[argparse.ArgumentParser]) -> None:
         "--avatars", type=Path, required=True, metavar="DIR", help="the model repository to add to"
     )
     avatar.add_argument(
-        "--quality", type=int, default=75, metavar="Q", help="of the JPEG frames, 1 to 100 (75)"
+        "--quality",
+        type=int,
+        default=DEFAULT_QUALITY,
+        metavar="Q",
+        help=f"of the JPEG frames, 1 to 100 ({DEFAULT_QUALITY})",
     )
     avatar.add_argument("--blend", choices=BLENDS, default="hard", help="edge of the pasted face (hard)")
     avatar.add_argument("--replace", action="store_true", help="build an avatar that is there already anew")
@@ -77,9 +83,7 @@ def _add_sources(avatar: argparse.ArgumentParser) -> None:
     network.add_argument("--checkpoint", type=Path, metavar="P", help="the U-Net's .pth file")
     network.add_argument("--onnx", type=Path, metavar="F", help="the U-Net's .onnx file")
     avatar.add_argument("--family", choices=("328", "160"), help="only where the weights do not tell")
-    avatar.add_argument(
-        "--audio", choices=("ave", "hubert", "wenet"), help="only where the weights do not tell"
-    )
+    avatar.add_argument("--audio", choices=AUDIO_MODES, help="only where the weights do not tell")
     avatar.add_argument(
         "--encoder", type=Path, metavar="P|F", help="the audio encoder; without it features are sent ready"
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compositor_backend.errors import LipstreamError
+from export.networks.families import AUDIO_MODES
 
 if TYPE_CHECKING:
     from export.limits import Parity
@@ -55,9 +56,7 @@ def _add_network_commands(commands: argparse._SubParsersAction[argparse.Argument
     unet.add_argument(
         "--family", choices=("328", "160"), required=True, help="side of the crop, or of the picture"
     )
-    unet.add_argument(
-        "--audio", choices=("ave", "hubert", "wenet"), required=True, help="the features it was trained on"
-    )
+    unet.add_argument("--audio", choices=AUDIO_MODES, required=True, help="the features it was trained on")
     unet.add_argument("--out", type=Path, required=True, metavar="F", help="the .onnx file to write")
     unet.set_defaults(run=_run_unet)
     encoder = commands.add_parser(

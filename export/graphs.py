@@ -11,6 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from compositor_backend.contract import avatar_key
 from export.networks.audio_encoder import AudioEncoder
+from export.networks.families import visible
 from export.networks.unet import AudioBranch, LipSyncUNet
 
 _BGR = [2, 1, 0]
@@ -54,11 +55,7 @@ class ServedUNet(nn.Module):
         fold_batch_norms(served)
         self.network = served
         self._fold_colours()
-        side = network.family.geometry.network_px
-        x1, y1, x2, y2 = network.family.geometry.mask
-        visible = torch.ones(1, 1, side, side)
-        visible[:, :, y1:y2, x1:x2] = 0
-        self.register_buffer("visible", visible)
+        self.register_buffer("visible", torch.from_numpy(visible(network.family.geometry)))
         self.register_buffer("key", torch.tensor([[avatar_key(checkpoint_sha256)]], dtype=torch.int64))
 
     def _fold_colours(self) -> None:

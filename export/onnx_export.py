@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from compositor_backend import contract
+from export.atomic import replacing
 from export.checkpoints import load_encoder, load_unet
 from export.graphs import ServedEncoder, ServedUNet
 from export.limits import Limits, Parity
 from export.networks.audio_encoder import AudioEncoder
 from export.networks.unet import LipSyncUNet
 from export.parity import check_encoder, check_unet
-from export.replacing import replacing
 
 OPSET = 17
 IR_VERSION = 8

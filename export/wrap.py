@@ -14,9 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from compositor_backend import contract
 from compositor_backend.geometry import FAMILIES, Family
 from compositor_backend.pack import file_sha256
+from export.atomic import replacing
 from export.errors import ExportError
 from export.limits import Limits, Parity, judge, sample_inputs, truncated
-from export.replacing import replacing
+from export.networks.families import visible
 from export.served_graph import inspect_network, open_session, run
 
 MIN_OPSET, MAX_OPSET = 11, 21
@@ -180,14 +181,6 @@ def _constants(family: Family, key: int) -> dict[str, NDArray[np.generic]]:
         "ls_one": np.array([1], np.int64),
         "ls_key": np.array([[key]], np.int64),
     }
-
-
-def visible(family: Family) -> NDArray[np.float32]:
-    """1 where the network sees the masked picture, 0 in the mask; float32 [1, 1, S, S]."""
-    x1, y1, x2, y2 = family.mask
-    picture = np.ones((1, 1, family.network_px, family.network_px), np.float32)
-    picture[:, :, y1:y2, x1:x2] = 0
-    return picture
 
 
 def _compare(

@@ -37,7 +37,7 @@ def add_commands(subparsers: Any) -> None:
     train.set_defaults(run=run_demo_train)
     evaluate = subparsers.add_parser("demo-eval", help="judge the demo's networks on voices not trained on")
     evaluate.add_argument("--weights", type=Path, help="folder of the weights (default: the demo's own)")
-    evaluate.add_argument("--utterances", type=int, default=15, help="test utterances (default: 15)")
+    evaluate.add_argument("--utterances", type=int, default=24, help="test utterances (default: 24)")
     evaluate.add_argument("--threads", type=int, default=0, help="of onnxruntime (default: all cores)")
     evaluate.add_argument("--json", action="store_true", help="print JSON in place of the table")
     evaluate.set_defaults(run=run_demo_eval)

@@ -19,10 +19,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from compositor_backend.contract import FRAME_RATE_HZ
 from compositor_backend.timeline import template_frames
+from export.atomic import replacing
 from export.demo import presenter
 from export.errors import ExportError
 from export.frames import PictureFolder, Pixels, read_picture
-from export.replacing import replacing
 
 MAX_BYTES = 600_000
 WIDTHS_PX = (1280, 1200, 1120)

@@ -22,7 +22,7 @@ from scipy.signal import butter, fftconvolve, sosfilt
 from compositor_backend.contract import SAMPLE_RATE_HZ, WINDOWS_PER_FRAME
 from compositor_backend.windows import utterance_windows
 from export.demo.phonemes import Phoneme
-from export.demo.sentences import HELD_OUT, TRAINING
+from export.demo.sentences import HELD_OUT, TEST, TRAINING
 from export.demo.track import CHANNELS, OPEN, PRESS, TONGUE, TUCK, WIDTH, Track, mouth_track
 from export.demo.voices import (
     EspeakSettings,
@@ -116,16 +116,16 @@ def training_samples(settings: CorpusSettings) -> Iterator[Sample]:
         yield _validation_sample(n, np.random.default_rng((settings.seed, 1, n)))
 
 
-def held_out_samples(count: int, seed: int = 77) -> Iterator[Sample]:
-    """Held-out sentences by voices that no network was trained on; every third one by the shifted joe.
+def unseen_samples(count: int, seed: int) -> Iterator[Sample]:
+    """Test sentences by voices that no network was trained on; every third one by the shifted joe.
 
     Half of them are clean, half have noise at 25 dB.
     """
     seed_piper(seed)
-    texts = np.random.default_rng(seed).permutation(len(HELD_OUT))
+    texts = np.random.default_rng(seed).permutation(len(TEST))
     for n in range(count):
         rng = np.random.default_rng((seed, n))
-        text = HELD_OUT[texts[n % len(texts)]]
+        text = TEST[texts[n % len(texts)]]
         if n % 3 == 0:
             settings = PiperSettings(length_scale=TEST_LENGTH_SCALE)
             speech, voice = shift(speak_piper(text, settings), TEST_SHIFT), "joe-shifted"

@@ -383,3 +383,31 @@ Pop the balloon, and wave to the people below.
 ALL = tuple(line for line in _TEXT.strip().splitlines() if line)
 HELD_OUT = ALL[3::4]
 TRAINING = tuple(sentence for n, sentence in enumerate(ALL) if n % 4 != 3)
+
+TEST = (
+    "The ferry to the island leaves from the second pier at half past nine.",
+    "My brother keeps bees behind the barn and sells the honey in brown jars.",
+    "Please put the blue umbrella by the door before the rain begins.",
+    "A small crowd gathered to watch the glassblower shape a purple vase.",
+    "We moved the piano upstairs, and nobody wants to move it back.",
+    "The librarian remembered every book that I had ever borrowed.",
+    "Pumpkin soup tastes better with a spoonful of cream and black pepper.",
+    "Our train stopped for an hour because a sheep was sleeping on the track.",
+    "She mapped the cave by lamplight and numbered each narrow passage.",
+    "Maybe the problem is simple, but nobody has bothered to measure it.",
+    "The potter warned us that wet clay remembers every fingerprint.",
+    "Above the village, two old windmills still pump water to the fields.",
+    "I would rather fix a broken clock than buy a new one.",
+    "Five members of the club have climbed the mountain in winter.",
+    "Both pilots knew the storm would reach the bay before them.",
+    "Keep the receipt, because the shop may ask for proof of payment.",
+    "Grandmother baked plum cake for the whole street on Sundays.",
+    "The museum borrowed a map that shows the harbour before the bridge.",
+    "When the orchestra began to play, the baby stopped crying at once.",
+    "You can hear the river from the attic if the wind blows north.",
+    "Nobody believed the weather report until the first snow fell in May.",
+    "The carpenter measured twice, cut once, and swept up the shavings.",
+    "A good map is worth more than a fast horse in these marshes.",
+    "Tomorrow we will paint the fence and plant beans along the path.",
+)
+"""For the final figures alone: written after the last choice that training and `HELD_OUT` were used for."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from compositor_backend.geometry import FAMILIES as GEOMETRIES
 from compositor_backend.geometry import Family
 
@@ -55,3 +58,11 @@ FAMILIES = {
     "160": NetworkFamily(GEOMETRIES["160"], (0, 1, 2, 3, 4), {m.name: m for m in (_HUBERT_160, _WENET_160)}),
 }
 AUDIO_MODES = ("ave", "hubert", "wenet")
+
+
+def visible(geometry: Family) -> NDArray[np.float32]:
+    """1 where the network sees the masked picture, 0 in the mask; float32 [1, 1, S, S]."""
+    x1, y1, x2, y2 = geometry.mask
+    picture = np.ones((1, 1, geometry.network_px, geometry.network_px), np.float32)
+    picture[:, :, y1:y2, x1:x2] = 0
+    return picture

@@ -19,13 +19,13 @@ from export.demo.corpus import (
     build_corpus,
     coloured_noise,
     encoder_targets,
-    held_out_samples,
     pad,
     reverberate,
     shift,
     stored_settings,
     to_int16,
     training_samples,
+    unseen_samples,
 )
 from export.demo.phonemes import Phoneme
 from export.demo.track import OPEN, PRESS, WIDTH
@@ -148,14 +148,14 @@ def test_a_stored_corpus_is_opened_again_and_other_settings_make_another(corpus,
 
 
 def test_held_out_speech_mixes_natural_and_robotic_voices():
-    samples = list(held_out_samples(4, 7))
+    samples = list(unseen_samples(4, 7))
     assert [s.voice for s in samples][::3] == ["joe-shifted", "joe-shifted"]
     assert all(s.voice.startswith("espeak-") for s in samples[1:3])
     assert all(s.split == "test" for s in samples)
 
 
 def test_a_seed_says_the_same_again():
-    first, again, other = (list(held_out_samples(4, seed)) for seed in (7, 7, 8))
+    first, again, other = (list(unseen_samples(4, seed)) for seed in (7, 7, 8))
     for n in (0, 3):  # the natural voice's; espeak-ng adds a flutter that no seed reaches
         np.testing.assert_array_equal(first[n].pcm, again[n].pcm)
         np.testing.assert_array_equal(first[n].track.mouth, again[n].track.mouth)

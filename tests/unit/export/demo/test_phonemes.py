@@ -9,7 +9,7 @@ from export.demo.phonemes import (
     split_symbols,
     viseme,
 )
-from export.demo.sentences import ALL, HELD_OUT, TRAINING
+from export.demo.sentences import ALL, HELD_OUT, TEST, TRAINING
 from export.demo.voices import EspeakSettings, speak_espeak
 
 SILENCES = {"", " ", ",", ".", "?", "!", ";", ":"}
@@ -67,3 +67,4 @@ def test_sentences_are_many_and_none_is_both_trained_on_and_held_out():
     assert len(ALL) == len(set(ALL)) >= 350
     assert not set(TRAINING) & set(HELD_OUT)
     assert len(TRAINING) + len(HELD_OUT) == len(ALL)
+    assert not set(TEST) & set(ALL)

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from compositor_backend.contract import avatar_key
+from compositor_backend.pack import file_sha256
 from export.demo import pictures
 from export.demo.corpus import CorpusSettings
 from export.demo.half_storage import store_half
 from export.demo.pictures import PictureSettings
-from export.demo.train import LIMITS, PRESS_GAIN, TrainSettings, sha256, train, workers
+from export.demo.train import LIMITS, PRESS_GAIN, TrainSettings, train, workers
 from export.demo.train_encoder import EncoderSettings, favour_closure
 from export.demo.train_unet import UNetSettings, new_network
 from export.networks.audio_encoder import AudioEncoder
@@ -51,7 +52,7 @@ def session(path):
 def test_the_recipe_names_the_files_and_what_made_them(settings, recipe):
     assert json.loads((settings.weights / "recipe.json").read_text()) == json.loads(json.dumps(recipe))
     for name, file in recipe["files"].items():
-        assert file["sha256"] == sha256(settings.weights / name)
+        assert file["sha256"] == file_sha256(settings.weights / name)
         assert file["bytes"] == (settings.weights / name).stat().st_size
     assert sum(file["bytes"] for file in recipe["files"].values()) < 16_000_000
     assert recipe["settings"]["corpus"]["seed"] == settings.corpus.seed
@@ -67,8 +68,8 @@ def test_the_served_unet_carries_its_checkpoints_key(settings, recipe):
         ["MOUTH", "AVATAR_KEY"], {"FACE": face, "AUDIO": audio}
     )
     assert mouth.shape == (2, 320, 320, 3)
-    assert set(key.ravel()) == {avatar_key(sha256(settings.work / "unet-final.pt"))}
-    assert recipe["files"]["unet.onnx"]["checkpoint_sha256"] == sha256(settings.work / "unet-final.pt")
+    assert set(key.ravel()) == {avatar_key(file_sha256(settings.work / "unet-final.pt"))}
+    assert recipe["files"]["unet.onnx"]["checkpoint_sha256"] == file_sha256(settings.work / "unet-final.pt")
 
 
 def test_weights_stored_as_float16_draw_the_same_picture(tmp_path):
