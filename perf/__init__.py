@@ -1,0 +1,1 @@
+"""Measures Lipstream beside what it replaces."""
