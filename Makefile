@@ -17,7 +17,6 @@ OUT ?= out
 AVATAR ?= demo
 AUDIO ?= export/demo/speech/hello.flac
 ONNXRUNTIME ?= cpu
-PACKAGES := client compositor_backend export perf server
 INPUTS := pyproject.toml constraints.txt
 
 help: ## List the targets
