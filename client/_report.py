@@ -32,6 +32,8 @@ _CHAIN = (
 
 SETTLING_S = 0.02
 SETTLING_ATTEMPTS = 10
+"""How often the server's counts are read again, that far apart, until they stand still."""
+
 SINK_QUEUE_FRAMES = 250
 """Frames that may wait for the sinks: ten seconds, lest short utterances measure the disk."""
 
