@@ -61,6 +61,12 @@ class TritonServer:
         """The address of the Prometheus metrics."""
         return f"http://{self._reachable_host}:{self._ports.metrics}/metrics"
 
+    @property
+    def pid(self) -> int:
+        """The process that Triton and its Python instances descend from."""
+        assert self._supervisor is not None
+        return self._supervisor.pid
+
     def __enter__(self) -> TritonServer:
         self.start()
         return self
