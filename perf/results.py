@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from compositor_backend.errors import LipstreamError
 
 SCHEMA = 1
 """Raised when a report of before can no longer be read."""
@@ -14,7 +17,7 @@ SCHEMA = 1
 Better = Literal["less", "more", ""]
 
 
-class ReportError(ValueError):
+class ReportError(LipstreamError):
     """A report that is not there or not to be read; the message is one sentence for the user."""
 
 
@@ -86,9 +89,9 @@ class Report:
 
     def save(self, path: Path) -> None:
         """Write the report as JSON, its folder made."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        make_folder(path.parent)
+        write_text(path, text + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Report:
@@ -103,15 +106,41 @@ class Report:
             raise ReportError(f"{path} is not a report of this version; measure again")
         try:
             sections = tuple(_section(section) for section in found["sections"])
-            return cls(found["scale"], found["created"], found["machine"], sections)
-        except (KeyError, TypeError) as error:
+            return cls(found["scale"], found["created"], dict(found["machine"]), sections)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ReportError(f"{path} is not a whole report: {error!r}") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder and those above it; `ReportError` if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReportError(f"the folder {folder} cannot be made: {error.strerror}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write the file, or leave it as it was: nobody ever reads half of one. `ReportError` if that cannot be."""
+    half = path.with_name(f".{path.name}.half")
+    try:
+        half.write_text(text, encoding="utf-8")
+        half.replace(path)
+    except OSError as error:
+        raise ReportError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def _section(found: dict[str, Any]) -> Section:
-    figures = tuple(Figure(**figure) for figure in found["figures"])
+    figures = tuple(_figure(figure) for figure in found["figures"])
     plots = tuple(_plot(plot) for plot in found["plots"])
     return Section(found["name"], found["title"], found["text"], figures, plots)
+
+
+def _figure(found: dict[str, Any]) -> Figure:
+    figure = Figure(**found)
+    numbers = [number for number in (figure.value, figure.low, figure.high) if number is not None]
+    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+        raise ValueError(f"the figure {figure.name} is {numbers}")
+    return figure
 
 
 def _plot(found: dict[str, Any]) -> Plot:
