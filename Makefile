@@ -17,6 +17,7 @@ OUT ?= out
 AVATAR ?= demo
 AUDIO ?= export/demo/speech/hello.flac
 ONNXRUNTIME ?= cpu
+KERNEL := compositor_backend/native/libpaste.so
 INPUTS := pyproject.toml constraints.txt
 
 help: ## List the targets
@@ -27,7 +28,7 @@ $(PY):
 	$(PYTHON) -m venv $(VENV)
 
 # onnxruntime and onnxruntime-gpu own the same folder: whichever is wanted, the other goes.
-$(VENV)/.serving-$(ONNXRUNTIME): $(PY) $(INPUTS)
+$(VENV)/.serving-$(ONNXRUNTIME): $(PY) $(INPUTS) | $(KERNEL)
 	@echo "Installing what serving needs into $(VENV) …"
 	@if [ $(ONNXRUNTIME) = gpu ]; then $(PY) -m pip uninstall --quiet --quiet --yes onnxruntime; fi
 	@if [ $(ONNXRUNTIME) = cpu ]; then $(PY) -m pip uninstall --quiet --quiet --yes onnxruntime-gpu; fi
@@ -45,6 +46,10 @@ $(VENV)/.test: $(VENV)/.export
 	@echo "Installing what tests and training need into $(VENV) …"
 	@$(PIP) --editable '.[train,test]'
 	@touch $@
+
+# Pasting compiled for this machine, where there is a compiler; without one, Pillow pastes.
+$(KERNEL): compositor_backend/native/paste.c compositor_backend/native/build.sh
+	@compositor_backend/native/build.sh
 
 install: $(VENV)/.serving-$(ONNXRUNTIME) ## Make .venv and install what serving needs (ONNXRUNTIME=gpu for a GPU)
 

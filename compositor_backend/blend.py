@@ -1,8 +1,10 @@
-"""Brings a network's mouth into a frame: into the crop, to the face box's size, onto the frame's pixels."""
+"""Brings a network's mouth into a frame: to the size that it has there, onto the frame's pixels."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from compositor_backend.geometry import INNER_OFFSET_PX, Family
+from compositor_backend.native import COLUMN_GROUP, Plan, Side, load_kernel, spread_taps
 
 Pixels: TypeAlias = NDArray[np.uint8]
 """uint8 [H,W,3], RGB."""
@@ -22,14 +25,67 @@ _ALPHA_ONE = 1 << _ALPHA_BITS  # the largest for which 255 times alpha, rounded,
 _ALPHA_HALF = _ALPHA_ONE // 2
 
 
-def place_in_crop(crop: Pixels, mouth: Pixels, family: Family, out: Pixels) -> None:
-    """Fill `out` with `mouth` inside the border of `crop`: what was not drawn stays the original's."""
-    border, inner = INNER_OFFSET_PX, family.inner
-    out[:border] = crop[:border]
-    out[-border:] = crop[-border:]
-    out[inner, :border] = crop[inner, :border]
-    out[inner, -border:] = crop[inner, -border:]
-    out[inner, inner] = mouth
+@dataclass(frozen=True)
+class Paste:
+    """Where in a face box the mouth lies: whole pixels `rows` and `columns`, drawn from `source` of the mouth.
+
+    `source` is x1, y1, x2, y2 in pixels of the mouth, fractions included. The rest of the box, a border of a
+    pixel or a few that the network does not draw, keeps the frame's own pixels.
+    """
+
+    rows: slice
+    columns: slice
+    source: tuple[float, float, float, float]
+
+
+@lru_cache(maxsize=4096)
+def paste_area(width: int, height: int, family: Family) -> Paste:
+    """How a mouth lies in a face box of that size: the box is the crop, scaled, and the mouth is its inner square."""
+    left, right, x1, x2 = _span(width, family)
+    top, bottom, y1, y2 = _span(height, family)
+    return Paste(slice(top, bottom), slice(left, right), (x1, y1, x2, y2))
+
+
+def _span(side: int, family: Family) -> tuple[int, int, float, float]:
+    """First and one-past-last pixel of a side that lie wholly in the mouth, and where these begin and end in it."""
+    scale = family.crop_px / side
+    first = math.ceil(INNER_OFFSET_PX / scale)
+    last = math.floor((INNER_OFFSET_PX + family.network_px) / scale)
+    if first >= last:  # a box of a pixel or two: the mouth fills it
+        return 0, side, 0.0, float(family.network_px)
+    return first, last, first * scale - INNER_OFFSET_PX, last * scale - INNER_OFFSET_PX
+
+
+def paste(under: Pixels, mouth: Pixels, family: Family, blend: str) -> None:
+    """Draw a network's mouth (uint8 [S,S,3] RGB) over the face box `under`, by the blend of that name.
+
+    Resampled by the bicubic filter of Pillow (a = -0.5, antialiased where it shrinks), rows before columns, each
+    rounded to 8 bits: by the compiled kernel if it was built, else by Pillow itself, a step or two apart.
+    """
+    height, width = under.shape[:2]
+    area = paste_area(width, height, family)
+    inner = under[area.rows, area.columns]
+    if _KERNEL is None:
+        BLENDS[blend](inner, resize_mouth(mouth, area))
+    else:
+        _KERNEL.paste(inner, np.ascontiguousarray(mouth), _plan(width, height, family, blend))
+
+
+def resize_mouth(mouth: Pixels, paste: Paste) -> Pixels:
+    """The part `paste.source` of `mouth` (its rows a multiple of 4 bytes long) at its size in the frame; read-only.
+
+    Pillow's bicubic filter (antialiased where it shrinks), down the columns first: for that a row is just bytes,
+    which Pillow takes as they lie in memory when they are called pixels of four bytes. So where the mouth shrinks,
+    fewer rows are left to be turned into Pillow's own form of RGB.
+    """
+    rows, row_bytes = len(mouth), mouth[0].size
+    height, width = paste.rows.stop - paste.rows.start, paste.columns.stop - paste.columns.start
+    x1, y1, x2, y2 = paste.source
+    words = Image.frombuffer("RGBX", (row_bytes // 4, rows), np.ascontiguousarray(mouth), "raw", "RGBX", 0, 1)
+    low = words.resize((row_bytes // 4, height), Image.Resampling.BICUBIC, (0, y1, row_bytes // 4, y2))
+    picture = Image.frombuffer("RGB", (row_bytes // 3, height), low.tobytes(), "raw", "RGB", 0, 1)
+    small = picture.resize((width, height), Image.Resampling.BICUBIC, (x1, 0, x2, height))
+    return np.frombuffer(small.tobytes(), np.uint8).reshape(height, width, 3)
 
 
 def resize(image: Pixels, width: int, height: int) -> Pixels:
@@ -41,6 +97,68 @@ def resize(image: Pixels, width: int, height: int) -> Pixels:
     return np.frombuffer(resized.tobytes(), np.uint8).reshape(height, width, 3)
 
 
+# --- for the kernel ---
+_KERNEL = load_kernel()
+_WEIGHT_ONE = 1 << 14
+
+
+@lru_cache(maxsize=1024)
+def _plan(width: int, height: int, family: Family, blend: str) -> Plan:
+    area = paste_area(width, height, family)
+    inner_height, inner_width = area.rows.stop - area.rows.start, area.columns.stop - area.columns.start
+    x1, y1, x2, y2 = area.source
+    across, down = (_alpha(side, blend) for side in (inner_width, inner_height))
+    edge = int(np.count_nonzero(across[: inner_width // 2] < _ALPHA_ONE))
+    return Plan(
+        rows=Side(*_weights(inner_height, y1, y2, family.network_px)),
+        columns=_columns(*_weights(inner_width, x1, x2, family.network_px)),
+        down=down,
+        across=across.repeat(3),
+        edge=3 * edge,
+    )
+
+
+def _columns(first: NDArray[np.int32], weights: NDArray[np.int16]) -> Side:
+    return Side(first, spread_taps(np.pad(weights, ((0, 0), (0, -weights.shape[1] % COLUMN_GROUP)))))
+
+
+def _weights(
+    side: int, start: float, stop: float, source_px: int
+) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
+    """Pillow's bicubic filter from `start` … `stop` of a side of `source_px` to `side` pixels: first pixel, weights.
+
+    The weights, cut at the source's ends, are brought to a sum of one.
+    """
+    scale = (stop - start) / side
+    stretch = max(scale, 1.0)
+    centres = start + (np.arange(side) + 0.5) * scale
+    taps = min(source_px, math.ceil(4 * stretch) + 1)
+    first = np.clip(np.floor(centres - 2 * stretch + 0.5).astype(np.int32), 0, source_px - taps)
+    places = first[:, None] + np.arange(taps)
+    weights = _bicubic((places + 0.5 - centres[:, None]) / stretch)
+    weights = np.rint(weights / weights.sum(axis=1, keepdims=True) * _WEIGHT_ONE).astype(np.int16)
+    # What rounding left over or took goes to the heaviest tap, lest flat colours change.
+    weights[np.arange(side), weights.argmax(axis=1)] += (_WEIGHT_ONE - weights.sum(axis=1)).astype(np.int16)
+    return first, weights
+
+
+def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' cubic convolution kernel with a = -0.5 (IEEE Transactions on ASSP 29, 1981), as Pillow has it."""
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def _alpha(side: int, blend: str) -> NDArray[np.int16]:
+    """Alpha along a side, 7 bits."""
+    if blend == "hard":
+        return np.full(side, _ALPHA_ONE, np.int16)
+    alpha: NDArray[np.int16] = np.rint(_ramp(side) * _ALPHA_ONE).astype(np.int16)
+    return alpha
+
+
+# --- blending ---
 def hard(under: Pixels, face: Pixels) -> None:
     """Overwrite `under` with `face`, of the same size."""
     under[:] = face
@@ -76,9 +194,8 @@ _Edge: TypeAlias = tuple[slice, slice, NDArray[np.int16]]
 @lru_cache(maxsize=64)
 def _edges(height: int, width: int) -> tuple[_Edge, ...]:
     """The four strips of a box in which alpha is less than one, and alpha there, [h,w,3]."""
-    down, across = _ramp(height), _ramp(width)
-    alpha = np.outer(down, across)
-    alpha = np.rint(alpha * _ALPHA_ONE).astype(np.int16)[..., None].repeat(3, axis=2)
+    product = np.outer(_alpha(height, "feather"), _alpha(width, "feather")) + _ALPHA_HALF
+    alpha = (product >> _ALPHA_BITS)[..., None].repeat(3, axis=2)
     top, left = _edge_px(height), _edge_px(width)
     middle, every = slice(top, height - top), slice(None)
     places = [

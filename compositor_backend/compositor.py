@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compositor_backend.blend import BLENDS, place_in_crop, resize
+from compositor_backend.blend import paste
 from compositor_backend.contract import (
     AVATAR,
     AVATAR_KEY,
@@ -59,20 +59,22 @@ def compose(
     """
     _check_mouth(mouth, len(template), pack.family.network_px)
     _check_keys(keys, len(template), pack)
-    crop = np.empty(pack.crops.shape[1:], np.uint8)
-    return [_frame(pack, frame, face, crop) for frame, face in zip(template.tolist(), mouth, strict=True)]
+    return [_frame(pack, frame, face) for frame, face in zip(template.tolist(), mouth, strict=True)]
 
 
-def _frame(pack: AvatarPack, frame: int, mouth: NDArray[np.uint8], crop: NDArray[np.uint8]) -> bytes:
-    """One frame; `crop` is room to work in."""
-    place_in_crop(pack.crops[frame], mouth, pack.family, crop)
+def region_jpeg(pack: AvatarPack, frame: int, mouth: NDArray[np.uint8]) -> bytes:
+    """The region of a template frame, the mouth (uint8 [S,S,3] RGB) in place, as a JPEG of its own."""
     x1, y1, x2, y2 = pack.rects[frame].tolist()
     region = pack.regions[frame]
     pixels = pack.region_pixels(frame).copy()
     box = pixels[y1 - region.y1 : y2 - region.y1, x1 - region.x1 : x2 - region.x1]
-    BLENDS[pack.manifest.blend](box, resize(crop, x2 - x1, y2 - y1))
-    jpeg = encode(pixels, pack.jpeg_settings)
-    return splice(pack.header, pack.grid, pack.scan, pack.scan_offsets[frame], region, jpeg)
+    paste(box, mouth, pack.family, pack.manifest.blend)
+    return encode(pixels, pack.jpeg_settings)
+
+
+def _frame(pack: AvatarPack, frame: int, mouth: NDArray[np.uint8]) -> bytes:
+    jpeg = region_jpeg(pack, frame, mouth)
+    return splice(pack.header, pack.grid, pack.scan, pack.scan_offsets[frame], pack.regions[frame], jpeg)
 
 
 def _check_mouth(mouth: NDArray[Any], frames: int, size_px: int) -> None:

@@ -19,10 +19,10 @@ from compositor_backend.errors import PackError
 from compositor_backend.geometry import FAMILIES, MCU_SIZES_PX
 
 MANIFEST_NAME = "avatar.json"
-FORMAT = 1
+FORMAT = 2
 BLENDS = ("hard", "feather")
 PACK_FILES = (
-    "crops",
+    "faces",
     "rects",
     "scan_data",
     "scan_offsets",

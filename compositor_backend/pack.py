@@ -5,7 +5,7 @@ A pack is the folder ``avatar_<id>`` with a manifest (`compositor_backend.manife
 ==============  ================  ====================================================================
 file            dtype, shape      content
 ==============  ================  ====================================================================
-crops           u8 [N,C,C,3]      face box resized to the family's crop, RGB
+faces           u8 [N,3,S,S]      what the network sees of the face box, RGB, planar: FACE itself
 rects           i32 [N,4]         face box x1, y1, x2, y2
 scan_data       u8 [·]            entropy-coded data of the frames' JPEGs, markers (RST, EOI) included
 scan_offsets    i64 [N,S+1]       where each segment starts in it, and where the last one's marker ends
@@ -72,8 +72,8 @@ class AvatarPack:
         self._map_files()
 
     def _map_files(self) -> None:
-        frames, crop_px = self.manifest.frames, self.family.crop_px
-        self.crops: NDArray[np.uint8] = self._map("crops", np.uint8, (frames, crop_px, crop_px, 3))
+        frames, size_px = self.manifest.frames, self.family.network_px
+        self.faces: NDArray[np.uint8] = self._map("faces", np.uint8, (frames, 3, size_px, size_px))
         self.rects: NDArray[np.int32] = self._map("rects", np.int32, (frames, 4))
         self.scan_offsets: NDArray[np.int64] = self._map(
             "scan_offsets", np.int64, (frames, self.grid.segments + 1)
@@ -117,7 +117,7 @@ class AvatarPack:
     def close(self) -> None:
         """Let go of the mapped files; they are unmapped once no array made from them is in use."""
         empty = np.empty(0, np.uint8)
-        self.crops = self._region_data = empty
+        self.faces = self._region_data = empty
         self.rects = np.empty((0, 4), np.int32)
         self.scan_offsets = np.empty((0, 0), np.int64)
         self.scan = memoryview(b"")

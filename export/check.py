@@ -120,8 +120,8 @@ def _pack(folder: Path) -> str:
 def _test_frame(folder: Path) -> str:
     """Composite the template's own face into the last frame, decode the result, and look beside the face."""
     with AvatarPack(folder) as pack:
-        last, inner = pack.frames - 1, pack.family.inner
-        mouth = np.ascontiguousarray(pack.crops[last][inner, inner])[None]
+        last = pack.frames - 1
+        mouth = np.ascontiguousarray(pack.faces[last].transpose(1, 2, 0))[None]
         key = np.array([[pack.manifest.network_key]], np.int64)
         (jpeg,) = compose(pack, np.array([last], np.intp), mouth, key)
         spliced, template = (_decode(data, last) for data in (jpeg, pack.frame_jpeg(last)))

@@ -134,9 +134,10 @@ class PackWriter:
         grid = self._check_frame(frame)
         x1, y1, x2, y2 = check_box(box, grid.width, grid.height)
         region = grid.region(box)
-        crop_px = FAMILIES[self._settings.family].crop_px
+        family = FAMILIES[self._settings.family]
         with self._writing():
-            self._append("crops", resize(frame[y1:y2, x1:x2], crop_px, crop_px)[None])
+            crop = resize(frame[y1:y2, x1:x2], family.crop_px, family.crop_px)
+            self._append("faces", crop[family.inner, family.inner].transpose(2, 0, 1)[None])
             self._append("rects", np.array([box], np.int32))
             self._append("region_data", frame[region.y1 : region.y2, region.x1 : region.x2].reshape(-1))
             self._append("region_boxes", np.array([region.box], np.int32))

@@ -93,7 +93,7 @@ def _moved(span: slice, by: int) -> slice:
 
 def decode(jpeg: bytes) -> Pixels:
     """The pixels of a JPEG."""
-    pixels: Pixels = turbojpeg.decompress(jpeg)
+    pixels: Pixels = np.asarray(turbojpeg.decompress(jpeg))
     return pixels
 
 

@@ -76,6 +76,14 @@ def triton_command(
     ]
 
 
+ALLOCATOR_BYTES = {
+    "MALLOC_MMAP_THRESHOLD_": 32 << 20,
+    "MALLOC_TRIM_THRESHOLD_": 128 << 20,
+    "MALLOC_TOP_PAD_": 16 << 20,
+}
+"""glibc's malloc: up to which size a block comes from the heap, and how much freed heap a process keeps."""
+
+
 def triton_environment(
     settings: ServerSettings, installation: Installation, environment: Mapping[str, str]
 ) -> dict[str, str]:
@@ -87,6 +95,10 @@ def triton_environment(
     _prepend(result, "PYTHONPATH", ROOT)
     if settings.avatars is not None:
         result["LIPSTREAM_AVATARS"] = str(settings.avatars.resolve())
+    # Frames come and go by the megabyte; an allocator that hands such blocks back to the kernel, and faults every
+    # page in again for the next frame, takes as long over that as the compositor takes over a frame.
+    for name, size in ALLOCATOR_BYTES.items():
+        result.setdefault(name, str(size))
     # There is a process for each instance: more threads in each only get in each other's way.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         result.setdefault(name, "1")

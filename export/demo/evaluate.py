@@ -21,8 +21,8 @@ from compositor_backend.timeline import template_frames
 from compositor_backend.windows import network_audio, utterance_windows
 from export.demo.corpus import Sample, unseen_samples
 from export.demo.mouth import REST
-from export.demo.pictures import FAMILY, box_crop, paste, shape
-from export.demo.presenter import BOX_SIDE_PX, N_FRAMES, measure_opening, render_box
+from export.demo.pictures import inner_crop, pasted, shape
+from export.demo.presenter import N_FRAMES, measure_opening, render_box
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -123,12 +123,12 @@ class Networks:
         (embedding,) = self._encoder.run(["EMBEDDING"], {"MEL": utterance_windows(pcm)})
         return np.asarray(embedding, np.float32)
 
-    def speak(self, pcm: NDArray[np.int16], crops: Sequence[Pixels]) -> list[Pixels]:
-        """The network's pictures uint8 [320, 320, 3] for the frames of an utterance, in these crops [328, 328, 3]."""
+    def speak(self, pcm: NDArray[np.int16], boxes: Sequence[Pixels]) -> list[Pixels]:
+        """The network's pictures uint8 [320, 320, 3] for the frames of an utterance, of these face boxes."""
         audio = network_audio(self.embed(pcm), AUDIO_SHAPE)
         pictures: list[Pixels] = []
-        for n in range(0, len(crops), self._batch):
-            inner = np.stack([crop[FAMILY.inner, FAMILY.inner] for crop in crops[n : n + self._batch]])
+        for n in range(0, len(boxes), self._batch):
+            inner = np.stack([inner_crop(box) for box in boxes[n : n + self._batch]])
             feed = {
                 "FACE": np.ascontiguousarray(inner.transpose(0, 3, 1, 2)),
                 "AUDIO": audio[n : n + self._batch],
@@ -177,12 +177,12 @@ def judge(networks: Networks, sample: Sample, first: int, area: tuple[slice, sli
     mouths = sample.track.mouth
     timeline = np.arange(first, first + len(mouths), dtype=np.int32)
     templates = [int(template) for template in template_frames(timeline, N_FRAMES)]
-    crops = [box_crop(render_box(template, REST)) for template in templates]
+    boxes = [render_box(template, REST) for template in templates]
     measured, true, errors = [], [], []
-    for template, crop, said, mouth in zip(
-        templates, crops, networks.speak(sample.pcm, crops), mouths, strict=True
+    for template, box, said, mouth in zip(
+        templates, boxes, networks.speak(sample.pcm, boxes), mouths, strict=True
     ):
-        shown, truth = paste(crop, said, BOX_SIDE_PX), render_box(template, shape(mouth))
+        shown, truth = pasted(box, said), render_box(template, shape(mouth))
         measured.append(measure_opening(shown, template))
         true.append(measure_opening(truth, template))
         errors.append(np.square(shown[area].astype(np.float32) - truth[area]).mean())

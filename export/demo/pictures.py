@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from compositor_backend.blend import paste
 from compositor_backend.geometry import FAMILIES
 from export.demo.corpus import Corpus, Entry
 from export.demo.mouth import REST, MouthShape, lip_openings
@@ -51,17 +52,11 @@ def inner_crop(box: Pixels) -> Pixels:
     return np.ascontiguousarray(crop[FAMILY.inner, FAMILY.inner])
 
 
-def paste(crop: Pixels, mouth: Pixels, side_px: int) -> Pixels:
-    """The network's picture into a copy of the crop [328, 328, 3], resized to the face box: as the server does."""
-    pasted = crop.copy()
-    pasted[FAMILY.inner, FAMILY.inner] = mouth
-    return np.asarray(Image.fromarray(pasted).resize((side_px, side_px), Image.Resampling.BICUBIC))
-
-
-def box_crop(box: Pixels) -> Pixels:
-    """Face box uint8 [side, side, 3] to the crop uint8 [328, 328, 3]."""
-    size = (FAMILY.crop_px, FAMILY.crop_px)
-    return np.asarray(Image.fromarray(box).resize(size, Image.Resampling.BICUBIC))
+def pasted(box: Pixels, mouth: Pixels) -> Pixels:
+    """The network's picture over a copy of the face box, without a soft edge: as the server does."""
+    shown = box.copy()
+    paste(shown, mouth, FAMILY, "hard")
+    return shown
 
 
 def shape(mouth: NDArray[np.float32]) -> MouthShape:

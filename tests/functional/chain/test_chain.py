@@ -16,7 +16,7 @@ from PIL import Image
 
 from client import LipstreamClient
 from compositor_backend import contract
-from compositor_backend.blend import resize
+from compositor_backend.blend import paste
 from compositor_backend.pack import AvatarPack
 from compositor_backend.timeline import template_frames
 from compositor_backend.windows import network_audio, utterance_windows
@@ -89,13 +89,11 @@ def test_a_frame_is_the_drawn_mouth_pasted_into_the_template(chain: Chain, speec
     session = onnxruntime.InferenceSession(str(chain.avatars / "lipsync_demo" / MODEL_FILE))
     with AvatarPack(chain.avatars / "avatar_demo") as pack:
         for frame, (jpeg, rect) in enumerate(zip(served, rects, strict=True)):
-            crop = pack.crops[frame].copy()
-            face = crop[4:324, 4:324].transpose(2, 0, 1)[None]
-            (mouth,) = session.run(["MOUTH"], {"FACE": face, "AUDIO": audio[frame : frame + 1]})
-            crop[4:324, 4:324] = mouth[0]
+            inputs = {"FACE": pack.faces[frame : frame + 1], "AUDIO": audio[frame : frame + 1]}
+            (mouth,) = session.run(["MOUTH"], inputs)
             x1, y1, x2, y2 = rect
             expected = presenter.render_frame(frame).copy()
-            expected[y1:y2, x1:x2] = resize(crop, x2 - x1, y2 - y1)
+            paste(expected[y1:y2, x1:x2], mouth[0], pack.family, "hard")
             assert np.array_equal(decode(jpeg), decode(encode(expected)))
             assert np.array_equal(simplejpeg.decode_jpeg(jpeg), simplejpeg.decode_jpeg(encode(expected)))
 

@@ -52,14 +52,14 @@ def make_embedding(frames: int = 3) -> NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal((frames + 15, 512)).astype(np.float32)
 
 
-def test_face_is_the_inner_square_of_each_folded_frames_crop(model: AvatarFrames, avatars: Path) -> None:
+def test_face_is_that_of_each_folded_frame(model: AvatarFrames, avatars: Path) -> None:
     positions = (0, 3, 4, 5, 6, 2**31 - 1, 1)
     face = model(make_request(positions=positions, EMBEDDING=make_embedding(7)))["FACE"]
-    crops = np.load(avatars / "avatar_ann" / "crops.npy")
+    faces = np.load(avatars / "avatar_ann" / "faces.npy")
     assert face.dtype == np.uint8
     assert face.shape == (7, 3, 320, 320)
     for row, template in zip(face, (0, 3, 2, 1, 0, 1, 1), strict=True):  # period 6; 2^31 - 1 is 1 modulo 6
-        np.testing.assert_array_equal(row, np.moveaxis(crops[template, 4:324, 4:324], 2, 0))
+        np.testing.assert_array_equal(row, faces[template])
 
 
 def test_audio_is_16_embeddings_for_each_frame(model: AvatarFrames) -> None:

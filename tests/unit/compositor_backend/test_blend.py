@@ -5,9 +5,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from compositor_backend.blend import BLENDS, FEATHER_SHARE, feather, hard, place_in_crop, resize
+from compositor_backend import blend
+from compositor_backend.blend import BLENDS, FEATHER_SHARE, feather, hard, paste, paste_area, resize
 from compositor_backend.geometry import FAMILIES
-from tests.support.scenes import textured
+from compositor_backend.native import load_kernel
+from tests.support.scenes import Pixels, mouths, textured
 
 
 def bicubic_weights(source: int, target: int) -> NDArray[np.float64]:
@@ -44,26 +46,104 @@ def test_resize_takes_any_view() -> None:
     np.testing.assert_array_equal(resize(view, 50, 60), np.asarray(picture))
 
 
-@pytest.mark.parametrize("name", ["328", "160"])
-def test_the_crop_keeps_its_border(name: str) -> None:
+# --- paste ---
+@pytest.fixture(params=["compiled", "Pillow"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each of the two ways of pasting."""
+    kernel = load_kernel() if request.param == "compiled" else None
+    if request.param == "compiled" and kernel is None:
+        pytest.skip("the kernel was not built: there is no C compiler here")
+    monkeypatch.setattr(blend, "_KERNEL", kernel)
+    return str(request.param)
+
+
+def span_weights(side: int, crop_px: int, network_px: int) -> tuple[slice, NDArray[np.float64]]:
+    """Pixels of the box that lie in the mouth, and how each is made of the mouth's: from the definition, in floats."""
+    edges = np.arange(side + 1) * crop_px / side - 4
+    inside = [t for t in range(side) if edges[t] >= -1e-9 and edges[t + 1] <= network_px + 1e-9]
+    chosen = slice(inside[0], inside[-1] + 1)
+    scale = crop_px / side
+    centres = (np.arange(side)[chosen] + 0.5) * scale - 4
+    distance = np.abs((np.arange(network_px) + 0.5 - centres[:, None]) / max(scale, 1.0))
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    weights: NDArray[np.float64] = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return chosen, weights
+
+
+def pasted(under: Pixels, mouth: Pixels, name: str, feathered: bool) -> NDArray[np.float64]:
     family = FAMILIES[name]
-    crop = textured(family.crop_px, family.crop_px, 1)
-    mouth = textured(family.network_px, family.network_px, 2)
-    before = crop.copy()
-    out = np.empty_like(crop)
-    place_in_crop(crop, mouth, family, out)
-    np.testing.assert_array_equal(
-        out, np.pad(mouth, ((4, 4), (4, 4), (0, 0))) + np.where(border(out), crop, 0)
-    )
-    np.testing.assert_array_equal(crop, before)
+    rows, down = span_weights(under.shape[0], family.crop_px, family.network_px)
+    columns, across = span_weights(under.shape[1], family.crop_px, family.network_px)
+    lines = np.clip(np.rint(np.einsum("ys,swc->ywc", down, mouth.astype(float))), 0, 255)
+    face = np.clip(np.einsum("xs,hsc->hxc", across, lines), 0, 255)
+    alpha = np.ones(face.shape[:2])[..., None]
+    if feathered:
+        alpha = np.outer(smoothstep_alpha(len(down)), smoothstep_alpha(len(across)))[..., None]
+    result = under.astype(float)
+    result[rows, columns] += alpha * (face - result[rows, columns])
+    return result
 
 
-def border(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    mask = np.ones(image.shape, bool)
-    mask[4:-4, 4:-4] = False
-    return mask
+@pytest.mark.parametrize("name", ["328", "160"])
+@pytest.mark.parametrize(
+    ("width", "height"), [(190, 190), (97, 203), (328, 328), (640, 500), (9, 700), (5, 6)]
+)
+@pytest.mark.parametrize("style", sorted(BLENDS))
+def test_a_mouth_is_the_inner_square_of_the_face_box(
+    engine: str, name: str, width: int, height: int, style: str
+) -> None:
+    family = FAMILIES[name]
+    under, mouth = textured(width, height, 1), mouths(1, family.network_px)[0]
+    expected = pasted(under, mouth, name, style == "feather")
+    paste(under, mouth, family, style)
+    np.testing.assert_allclose(under, expected, atol=3.1)
+    assert abs((under - expected).mean()) < 0.1
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 1), (1, 2), (2, 500)])
+def test_a_box_too_small_for_a_border_is_filled(engine: str, width: int, height: int) -> None:
+    under = np.zeros((height, width, 3), np.uint8)
+    paste(under, np.full((320, 320, 3), 200, np.uint8), FAMILIES["328"], "hard")
+    assert (under[height // 2] == 200).all()
+
+
+@pytest.mark.parametrize("style", sorted(BLENDS))
+@pytest.mark.parametrize("level", [0, 1, 77, 254, 255])
+def test_a_flat_colour_stays_what_it_is(engine: str, style: str, level: int) -> None:
+    under = np.full((171, 233, 3), level, np.uint8)
+    paste(under, np.full((320, 320, 3), level, np.uint8), FAMILIES["328"], style)
+    assert (under == level).all()
+
+
+@pytest.mark.parametrize("style", sorted(BLENDS))
+def test_nothing_beside_the_box_is_touched(engine: str, style: str) -> None:
+    image = textured(300, 250, 1)
+    before = image.copy()
+    paste(image[20:210, 33:224], mouths(1, 320)[0], FAMILIES["328"], style)
+    area = paste_area(191, 190, FAMILIES["328"])
+    assert (area.rows, area.columns) == (slice(3, 187), slice(3, 188))
+    assert (image[33:197, 46:211] != before[33:197, 46:211]).any(axis=(1, 2)).all()
+    image[23:207, 36:221] = before[23:207, 36:221]
+    np.testing.assert_array_equal(image, before)
+
+
+def test_the_two_ways_differ_by_two_steps_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = load_kernel()
+    if kernel is None:
+        pytest.skip("the kernel was not built: there is no C compiler here")
+    for side in (50, 190, 327, 500):
+        results = []
+        for engine in (kernel, None):
+            monkeypatch.setattr(blend, "_KERNEL", engine)
+            under = textured(side, side, 1)
+            paste(under, mouths(1, 320)[0], FAMILIES["328"], "feather")
+            results.append(under.astype(int))
+        assert np.abs(results[0] - results[1]).max() <= 2
+
+
+# --- blends ---
 def test_hard_overwrites() -> None:
     under, face = textured(30, 20, 1), textured(30, 20, 2)
     hard(under, face)

@@ -14,22 +14,22 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from compositor_backend.blend import paste
 from compositor_backend.compositor import Compositor, compose
 from compositor_backend.errors import TensorError, UnknownAvatarError, WrongNetworkError
+from compositor_backend.geometry import FAMILIES
 from compositor_backend.pack import AvatarPack, PackCache
 from tests.support.scenes import KEY, Box, Pixels, keys, mouths, open_avatar, textured, write_avatar
 
 SAMPLINGS = {"420": turbojpeg.Y420, "422": turbojpeg.Y422, "444": turbojpeg.Y444}
 
 
-def composited(frame: Pixels, box: Box, mouth: Pixels, crop_px: int = 328) -> Pixels:
-    """The frame with the mouth pasted hard, the plain way and with Pillow alone."""
+def composited(frame: Pixels, box: Box, mouth: Pixels, family: str = "328") -> Pixels:
+    """The frame with the mouth pasted hard; how a paste looks is `test_blend`'s."""
     x1, y1, x2, y2 = box
-    picture = Image.fromarray(frame)
-    crop = picture.crop(box).resize((crop_px, crop_px), Image.Resampling.BICUBIC)
-    crop.paste(Image.fromarray(mouth), (4, 4))
-    picture.paste(crop.resize((x2 - x1, y2 - y1), Image.Resampling.BICUBIC), (x1, y1))
-    return np.array(picture)
+    picture = frame.copy()
+    paste(picture[y1:y2, x1:x2], mouth, FAMILIES[family], "hard")
+    return picture
 
 
 def full_encode(frame: Pixels, subsampling: str = "420", quality: int = 75) -> bytes:
@@ -142,7 +142,7 @@ def test_any_frame_and_box_decode_to_the_pixels_of_a_full_encode(
     }
     with open_avatar(tmp_path_factory.mktemp("any"), [frame], [box], **options) as pack:
         (jpeg,) = compose(pack, np.array([0]), face, keys(1))
-    whole = full_encode(composited(frame, box, face[0], crop_px=168), subsampling, quality)
+    whole = full_encode(composited(frame, box, face[0], family="160"), subsampling, quality)
     np.testing.assert_array_equal(libjpeg_pixels(jpeg), libjpeg_pixels(whole))
 
 

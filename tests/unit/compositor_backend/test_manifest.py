@@ -42,7 +42,7 @@ def without(name: str) -> str:
 
 def altered_file(**changes: Any) -> str:
     value = json.loads(GOOD.to_json())
-    value["files"]["crops"] |= changes
+    value["files"]["faces"] |= changes
     return json.dumps(value)
 
 
@@ -66,7 +66,7 @@ def test_a_missing_field_is_named(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [
-        ("format", 2, "avatar.json is of format 2; this version reads format 1"),
+        ("format", 1, "avatar.json is of format 1; this version reads format 2"),
         ("format", "1", "format in avatar.json is a text; an integer is wanted"),
         ("id", "../x", r"id in avatar.json is '../x'; a name that matches"),
         ("id", 7, r"id in avatar.json is a number \(7\); a text"),
@@ -91,7 +91,7 @@ def test_a_missing_field_is_named(name: str) -> None:
         ("blend", "soft", "blend in avatar.json is 'soft'; hard or feather is wanted"),
         ("created_by", {}, "created_by in avatar.json is an object; a text"),
         ("files", [], r"files of avatar.json holds a list; an object is wanted"),
-        ("files", {}, "files of avatar.json lacks the field 'crops'"),
+        ("files", {}, "files of avatar.json lacks the field 'faces'"),
         ("colour", 1, "avatar.json has the unknown field 'colour'"),
     ],
 )
@@ -103,10 +103,10 @@ def test_a_wrong_field_is_named(name: str, value: object, complaint: str) -> Non
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"sha256": "AB" * 32}, "sha256 in crops in files of avatar.json is .*; 64 hexadecimal digits"),
-        ({"bytes": 0}, "bytes in crops in files of avatar.json is 0"),
-        ({"shape": [0, 4]}, "shape in crops"),
-        ({"mode": "r"}, "crops in files of avatar.json has the unknown field 'mode'"),
+        ({"sha256": "AB" * 32}, "sha256 in faces in files of avatar.json is .*; 64 hexadecimal digits"),
+        ({"bytes": 0}, "bytes in faces in files of avatar.json is 0"),
+        ({"shape": [0, 4]}, "shape in faces"),
+        ({"mode": "r"}, "faces in files of avatar.json has the unknown field 'mode'"),
     ],
 )
 def test_a_wrong_file_entry_is_named(changes: dict[str, Any], complaint: str) -> None:
@@ -114,7 +114,7 @@ def test_a_wrong_file_entry_is_named(changes: dict[str, Any], complaint: str) ->
         Manifest.from_json(altered_file(**changes))
 
 
-@pytest.mark.parametrize("text", ["", "{", "nonsense", "[" * 100_000, '{"format": 1' + "0" * 5000 + "}"])
+@pytest.mark.parametrize("text", ["", "{", "nonsense", "[" * 100_000, '{"format": 2' + "0" * 5000 + "}"])
 def test_what_is_not_json_is_refused(text: str) -> None:
     with pytest.raises(PackError, match=r"^avatar\.json is not JSON"):
         Manifest.from_json(text)

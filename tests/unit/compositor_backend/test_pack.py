@@ -65,7 +65,7 @@ def test_a_pack_holds_what_was_imported(folder: Path) -> None:
     with AvatarPack(folder) as pack:
         assert pack.frames == 3
         assert pack.rects.tolist() == [list(box) for box in BOXES]
-        assert pack.crops.shape == (3, 168, 168, 3)
+        assert pack.faces.shape == (3, 3, 160, 160)
         for number, frame in enumerate(FRAMES):
             x1, y1, x2, y2 = pack.regions[number].box
             np.testing.assert_array_equal(pack.region_pixels(number), frame[y1:y2, x1:x2])
@@ -77,7 +77,7 @@ def test_a_pack_holds_what_was_imported(folder: Path) -> None:
 
 def test_arrays_cannot_be_written_to(folder: Path) -> None:
     with AvatarPack(folder) as pack:
-        for array in (pack.crops, pack.rects, pack.scan_offsets, pack.region_pixels(0)):
+        for array in (pack.faces, pack.rects, pack.scan_offsets, pack.region_pixels(0)):
             assert not array.flags.writeable
         assert pack.scan.readonly
 
@@ -85,7 +85,7 @@ def test_arrays_cannot_be_written_to(folder: Path) -> None:
 def test_files_are_mapped_not_read(folder: Path) -> None:
     with AvatarPack(folder) as pack:
         mapped = Path("/proc/self/maps").read_text()
-        for name in ("crops", "rects", "scan_data", "scan_offsets", "region_data"):
+        for name in ("faces", "rects", "scan_data", "scan_offsets", "region_data"):
             assert str(folder / f"{name}.npy") in mapped
         del pack
 
@@ -145,8 +145,8 @@ def test_pickled_objects_are_never_loaded(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "complaint"),
     [
-        ("crops", lambda a: a[:2], r"crops\.npy holds uint8 \[2, 168, 168, 3\]; uint8 \[3, 168, 168, 3\]"),
-        ("crops", lambda a: a.astype(np.int8), r"crops\.npy holds int8"),
+        ("faces", lambda a: a[:2], r"faces\.npy holds uint8 \[2, 3, 160, 160\]; uint8 \[3, 3, 160, 160\]"),
+        ("faces", lambda a: a.astype(np.int8), r"faces\.npy holds int8"),
         ("rects", lambda a: a.astype(np.int64), r"rects\.npy holds int64 \[3, 4\]; int32 \[3, 4\] is wanted"),
         ("rects", lambda a: a.T.copy(), r"rects\.npy holds int32 \[4, 3\]"),
         (
@@ -297,10 +297,10 @@ def test_an_avatar_removed_is_unknown(tmp_path: Path) -> None:
 
 def test_a_damaged_avatar_harms_no_other(tmp_path: Path) -> None:
     add_avatar(tmp_path, "good")
-    (add_avatar(tmp_path, "bad") / "crops.npy").unlink()
+    (add_avatar(tmp_path, "bad") / "faces.npy").unlink()
     cache = PackCache(tmp_path, 1 << 30)
     good = cache.get("good")
-    with pytest.raises(PackError, match=r"crops\.npy cannot be opened"):
+    with pytest.raises(PackError, match=r"faces\.npy cannot be opened"):
         cache.get("bad")
     assert cache.get("good") is good
 

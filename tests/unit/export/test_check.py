@@ -75,7 +75,7 @@ def save_graph(graph: onnx.ModelProto, avatars: Path, model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["crops", "rects", "scan_data", "scan_offsets", "region_data", "jpeg_header"]
+    "name", ["faces", "rects", "scan_data", "scan_offsets", "region_data", "jpeg_header"]
 )
 def test_a_damaged_file_of_the_pack_is_named(avatars: Path, name: str) -> None:
     flip_byte(avatars / "avatar_ann" / f"{name}.npy")
@@ -133,7 +133,7 @@ def test_a_test_frame_that_is_not_the_template_with_a_mouth(
             "manifest",
             r"audio_mode 'hubert'; audio_shape \[32, 16, 16\] is that of 'ave'",
         ),
-        (lambda a: (a / "avatar_ann" / "crops.npy").unlink(), "pack", r"crops\.npy cannot be"),
+        (lambda a: (a / "avatar_ann" / "faces.npy").unlink(), "pack", r"faces\.npy cannot be"),
         (lambda a: shutil.rmtree(a / "lipsync_ann"), "network", r"lipsync_ann/1/model\.onnx is not there"),
         (lambda a: flip_byte(a / "lipsync_ann" / MODEL_FILE, 0), "network", "is no ONNX graph"),
         (
@@ -232,7 +232,7 @@ def test_what_an_operator_tunes_is_left_to_them(avatars: Path) -> None:
 
 
 def test_every_broken_part_is_found_not_only_the_first(avatars: Path) -> None:
-    flip_byte(avatars / "avatar_ann" / "crops.npy")
+    flip_byte(avatars / "avatar_ann" / "faces.npy")
     save_graph(network_graph(key=5), avatars, "lipsync_ann")
     shutil.rmtree(avatars / "features_ann")
     assert [finding.part for finding in bad(avatars)] == ["pack", "network", "ensembles"]

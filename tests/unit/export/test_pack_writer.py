@@ -40,12 +40,14 @@ def test_the_manifest_describes_the_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("family", "crop_px"), [("328", 328), ("160", 168)])
-def test_crops_are_the_face_boxes_resized(tmp_path: Path, family: str, crop_px: int) -> None:
+def test_faces_are_the_inner_squares_of_the_face_boxes_resized(
+    tmp_path: Path, family: str, crop_px: int
+) -> None:
     frame = textured(150, 100, 1)
     write_pack(tmp_path / "ann", settings(family=family), [(frame, BOX)])
     face = Image.fromarray(frame).crop(BOX).resize((crop_px, crop_px), Image.Resampling.BICUBIC)
     with AvatarPack(tmp_path / "ann") as pack:
-        np.testing.assert_array_equal(pack.crops[0], np.asarray(face))
+        np.testing.assert_array_equal(pack.faces[0], np.moveaxis(np.asarray(face)[4:-4, 4:-4], 2, 0))
 
 
 def test_frames_are_written_as_they_come(tmp_path: Path) -> None:

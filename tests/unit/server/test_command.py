@@ -92,6 +92,7 @@ def test_the_environment_leads_stubs_to_our_packages_and_avatars(
     assert after["PYTHONPATH"] == str(ROOT)
     assert after["LIPSTREAM_AVATARS"] == str(tmp_path)
     assert (after["OMP_NUM_THREADS"], after["OPENBLAS_NUM_THREADS"]) == ("3", "1")
+    assert after["MALLOC_TRIM_THRESHOLD_"] == str(128 << 20)
     assert after["ORT_DISABLE_TELEMETRY"] == "1"
     assert after["HOME"] == "/home/ann"
     assert before["PATH"] == "/usr/bin"

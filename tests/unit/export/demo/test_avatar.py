@@ -121,7 +121,7 @@ def test_new_weights_make_a_new_avatar_and_encoder(tmp_path: Path, weights: Path
 @pytest.mark.parametrize(
     "lost",
     [
-        "avatar_demo/crops.npy",
+        "avatar_demo/faces.npy",
         "avatar_demo/stamp.txt",
         "avatar_demo/config.pbtxt",
         "features_demo/config.pbtxt",

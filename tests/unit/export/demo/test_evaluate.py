@@ -16,7 +16,7 @@ from export.demo.evaluate import (
     summarise,
 )
 from export.demo.mouth import REST
-from export.demo.pictures import FAMILY
+from export.demo.pictures import inner_crop
 from export.demo.presenter import BOX_SIDE_PX, render_box
 from export.demo.track import mouth_track
 from export.demo.voices import EspeakSettings, speak_espeak
@@ -95,8 +95,8 @@ def test_the_mouth_area_holds_the_mouth_and_leaves_the_cheeks_out():
 class Parrot:
     """Networks that give back the template's own picture: a mouth that never moves."""
 
-    def speak(self, pcm, crops):
-        return [crop[FAMILY.inner, FAMILY.inner] for crop in crops]
+    def speak(self, pcm, boxes):
+        return [inner_crop(box) for box in boxes]
 
 
 def test_a_still_mouth_is_found_out():

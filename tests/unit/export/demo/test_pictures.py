@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from compositor_backend.geometry import FAMILIES
 from export.demo import pictures
 from export.demo.corpus import CorpusSettings, build_corpus
 from export.demo.mouth import REST
@@ -9,11 +8,10 @@ from export.demo.pictures import (
     Pictures,
     PictureSettings,
     assign_mouths,
-    box_crop,
     draw,
     drawn,
     inner_crop,
-    paste,
+    pasted,
     plan_pictures,
     prepare,
     shape,
@@ -89,18 +87,15 @@ def test_what_is_drawn_is_kept_until_the_plan_or_the_mouths_change(corpus, tmp_p
     assert drawn(tmp_path) == 0
 
 
-def test_pasting_what_was_cut_out_gives_the_crop_back():
+def test_pasting_what_was_cut_out_gives_the_box_back():
     box = render_box(0, REST)
-    crop = box_crop(box)
-    np.testing.assert_array_equal(inner_crop(box), crop[FAMILIES["328"].inner, FAMILIES["328"].inner])
-    pasted = paste(crop, inner_crop(box), box.shape[0])
-    assert pasted.shape == box.shape
-    assert np.abs(pasted.astype(int) - box).mean() < 1  # there and back through two bicubic resizes
+    shown = pasted(box, inner_crop(box))
+    assert shown.shape == box.shape
+    assert np.abs(shown.astype(int) - box).mean() < 1  # there and back through two bicubic resizes
 
 
-def test_a_paste_keeps_the_border_of_four_pixels():
-    crop = np.full((328, 328, 3), 200, np.uint8)
-    pasted = paste(crop, np.zeros((320, 320, 3), np.uint8), 328)
-    assert (pasted[:4] == 200).all()
-    assert (pasted[:, 324:] == 200).all()
-    assert not pasted[4:324, 4:324].any()
+def test_what_is_pasted_into_is_left_alone():
+    box = render_box(0, REST)
+    before = box.copy()
+    assert (pasted(box, np.zeros((320, 320, 3), np.uint8)) == 0)[10:-10, 10:-10].all()
+    np.testing.assert_array_equal(box, before)

@@ -1,0 +1,96 @@
+"""The compiled paste (``paste.c``), where ``build.sh`` has made it; everything here works without, by Pillow."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+VERSION = 1
+"""Of the C function's arguments; a library of another version is not used."""
+LIBRARY = Path(__file__).with_name("libpaste.so")
+COLUMN_GROUP = 4
+"""Taps of a column come in multiples of this …"""
+SPREAD = 4
+"""… and each is stored so many times, in the order in which they are multiplied: see `spread_taps`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """How each of n result pixels of a side comes about, with weights of 14 bits that add up to one.
+
+    `first` int32 [n] is its first source pixel, `weights` int16 [n, taps] what each pixel from there on counts;
+    those of columns as `spread_taps` has them.
+    """
+
+    first: NDArray[np.int32]
+    weights: NDArray[np.int16]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How mouths are pasted into boxes of one size.
+
+    `down` int16 [height] and `across` int16 [3 width] are alphas of 7 bits, of rows and of each byte of a row;
+    `edge` bytes at either end of a row have an alpha of less than one.
+    """
+
+    rows: Side
+    columns: Side
+    down: NDArray[np.int16]
+    across: NDArray[np.int16]
+    edge: int
+
+
+def spread_taps(weights: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Weights [n, taps] to [n, SPREAD taps]: of each group of four, taps 0 1 four times, then taps 2 3 four times."""
+    pairs = weights.reshape(len(weights), -1, 1, 2)
+    return np.ascontiguousarray(pairs.repeat(SPREAD, axis=2).reshape(len(weights), -1))
+
+
+class Kernel:
+    """The C function, called without Python's interpreter lock."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        pointer, integer = ctypes.c_void_p, ctypes.c_int32
+        self._paste = library.lipstream_paste
+        self._paste.argtypes = [
+            pointer, ctypes.c_int64, integer, integer, pointer, integer,
+            pointer, pointer, integer, pointer, pointer, integer,
+            pointer, pointer, integer, pointer,
+        ]  # fmt: skip
+        self._paste.restype = None
+        self._scratch_bytes = library.lipstream_paste_scratch
+
+    def paste(self, under: NDArray[np.uint8], mouth: NDArray[np.uint8], plan: Plan) -> None:
+        """Draw `mouth` [S,S,3], contiguous, over `under` [h,w,3], whose rows may lie apart."""
+        height, width = under.shape[:2]
+        mouth_px = len(mouth)
+        scratch = np.empty(self._scratch_bytes(mouth_px, width), np.uint8)
+        rows, columns = plan.rows, plan.columns
+        self._paste(
+            _address(under), under.strides[0], width, height, _address(mouth), mouth_px,
+            _address(rows.first), _address(rows.weights), rows.weights.shape[1],
+            _address(columns.first), _address(columns.weights), columns.weights.shape[1] // SPREAD,
+            _address(plan.down), _address(plan.across), plan.edge, _address(scratch),
+        )  # fmt: skip
+
+
+def load_kernel(path: Path = LIBRARY) -> Kernel | None:
+    """The compiled function; None where it was not built, or for another version of this file."""
+    try:
+        library = ctypes.CDLL(str(path))
+        version = library.lipstream_paste_version()
+    except (OSError, AttributeError):
+        return None
+    return Kernel(library) if version == VERSION else None
+
+
+def _address(array: NDArray[Any]) -> int:
+    # Half the time that array.ctypes.data takes.
+    address: int = array.__array_interface__["data"][0]
+    return address

@@ -1,0 +1,218 @@
+/* Brings a network's mouth into a frame: resampled and blended row by row, so that nothing leaves the nearest cache.
+ *
+ * The arithmetic is that of compositor_backend.blend: 8-bit RGB, weights of 14 bits, rows before columns, and a blend
+ * with an alpha of 7 bits. Compiled by build.sh, called through ctypes: no Python header is needed.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define HAS_AVX2 1
+#endif
+
+#define WEIGHT_BITS 14
+#define WEIGHT_HALF (1 << (WEIGHT_BITS - 1))
+#define ALPHA_BITS 7
+#define ALPHA_ONE (1 << ALPHA_BITS)
+#define ALPHA_HALF (ALPHA_ONE / 2)
+/* Taps of a column come in groups of so many; bytes that may be read past the end of a line, or written. */
+#define GROUP 4
+#define SLACK 64
+/* A column's weights are stored as they are multiplied: taps 0 1 0 1 0 1 0 1 2 3 2 3 2 3 2 3 of each group. */
+#define SPREAD 4
+
+/* Every result pixel of a side: its first source pixel, and its weights, `taps` each. */
+typedef struct {
+    const int32_t *first;
+    const int16_t *weights;
+    int32_t taps;
+} side_t;
+
+static inline uint8_t clip(int32_t sum)
+{
+    int32_t value = (sum + WEIGHT_HALF) >> WEIGHT_BITS;
+    return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
+}
+
+/* One line out of `taps` rows of `bytes` bytes each. */
+static void mix_rows(const uint8_t *rows, int32_t bytes, const int16_t *weights, int32_t taps, uint8_t *line)
+{
+    for (int32_t i = 0; i < bytes; i++) {
+        int32_t sum = 0;
+        for (int32_t k = 0; k < taps; k++)
+            sum += weights[k] * rows[(ptrdiff_t)k * bytes + i];
+        line[i] = clip(sum);
+    }
+}
+
+/* One row of `width` RGB pixels out of a line. */
+static void mix_columns(const uint8_t *line, int32_t width, side_t side, uint8_t *out)
+{
+    for (int32_t x = 0; x < width; x++) {
+        const int16_t *weights = side.weights + (ptrdiff_t)x * side.taps * SPREAD;
+        const uint8_t *source = line + (ptrdiff_t)side.first[x] * 3;
+        int32_t red = 0, green = 0, blue = 0;
+        for (int32_t k = 0; k < side.taps; k++) {
+            const int32_t weight = weights[k / 2 * 2 * SPREAD + k % 2];
+            red += weight * source[3 * k];
+            green += weight * source[3 * k + 1];
+            blue += weight * source[3 * k + 2];
+        }
+        out[3 * x] = clip(red);
+        out[3 * x + 1] = clip(green);
+        out[3 * x + 2] = clip(blue);
+    }
+}
+
+#ifdef HAS_AVX2
+/* Weights of two rows side by side, in every 32 bits of a register; at most so many pairs are kept in registers. */
+#define MAX_PAIRS 6
+
+__attribute__((target("avx2"))) static inline __m256i weight_pair(const int16_t *weights, int32_t k, int32_t taps)
+{
+    const uint32_t second = k + 1 < taps ? (uint16_t)weights[k + 1] : 0;
+    return _mm256_set1_epi32((int32_t)((uint16_t)weights[k] | second << 16));
+}
+
+/* 16 bytes of a line: two rows' bytes side by side as 16-bit pairs, multiplied and added in one step. */
+__attribute__((target("avx2"))) static inline void mix_16_bytes(
+    const uint8_t *at, int32_t bytes, const __m256i *pairs, int32_t taps, uint8_t *line)
+{
+    __m256i low = _mm256_set1_epi32(WEIGHT_HALF), high = low;
+    for (int32_t k = 0; k < taps; k += 2) {
+        const uint8_t *one = at + (ptrdiff_t)k * bytes, *other = k + 1 < taps ? one + bytes : one;
+        __m256i a = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)one));
+        __m256i b = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)other));
+        low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), pairs[k / 2]));
+        high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), pairs[k / 2]));
+    }
+    __m256i words = _mm256_packs_epi32(_mm256_srai_epi32(low, WEIGHT_BITS), _mm256_srai_epi32(high, WEIGHT_BITS));
+    __m128i packed = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128((__m128i *)line, packed);
+}
+
+/* Inlined for each number of taps, which unrolls it and keeps its weights in registers. */
+__attribute__((target("avx2"), always_inline)) static inline void mix_rows_of(
+    const uint8_t *rows, int32_t bytes, const int16_t *weights, int32_t taps, uint8_t *line)
+{
+    __m256i pairs[MAX_PAIRS];
+    for (int32_t k = 0; k < taps; k += 2)
+        pairs[k / 2] = weight_pair(weights, k, taps);
+    for (int32_t i = 0; i < bytes; i += 16)
+        mix_16_bytes(rows + i, bytes, pairs, taps, line + i);
+}
+
+__attribute__((target("avx2"))) static void mix_rows_avx2(
+    const uint8_t *rows, int32_t bytes, const int16_t *weights, int32_t taps, uint8_t *line)
+{
+    switch (taps) {
+    case 5: mix_rows_of(rows, bytes, weights, 5, line); return;
+    case 6: mix_rows_of(rows, bytes, weights, 6, line); return;
+    case 7: mix_rows_of(rows, bytes, weights, 7, line); return;
+    case 8: mix_rows_of(rows, bytes, weights, 8, line); return;
+    case 9: mix_rows_of(rows, bytes, weights, 9, line); return;
+    case 10: mix_rows_of(rows, bytes, weights, 10, line); return;
+    case 11: mix_rows_of(rows, bytes, weights, 11, line); return;
+    case 12: mix_rows_of(rows, bytes, weights, 12, line); return;
+    default: mix_rows(rows, bytes, weights, taps, line);
+    }
+}
+
+/* Taps 0 and 1 of each colour in one half of the register, 2 and 3 in the other; their sums are the pixel's. */
+__attribute__((target("avx2"), always_inline)) static inline __m128i mix_pixel(
+    const uint8_t *source, const int16_t *weights, int32_t taps, __m256i spread)
+{
+    __m256i sum = _mm256_setzero_si256();
+    for (int32_t k = 0; k < taps; k += GROUP) {
+        __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(source + 3 * k)));
+        __m256i pairs = _mm256_loadu_si256((const __m256i *)(weights + (ptrdiff_t)k * SPREAD));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_shuffle_epi8(bytes, spread), pairs));
+    }
+    return _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+}
+
+__attribute__((target("avx2"), always_inline)) static inline void mix_columns_of(
+    const uint8_t *line, int32_t width, side_t side, int32_t taps, uint8_t *out)
+{
+    const __m256i spread = _mm256_setr_epi8(
+        0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,
+        6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
+    const __m128i half = _mm_set1_epi32(WEIGHT_HALF);
+    for (int32_t x = 0; x < width; x++) {
+        const int16_t *weights = side.weights + (ptrdiff_t)x * taps * SPREAD;
+        __m128i sum = mix_pixel(line + (ptrdiff_t)side.first[x] * 3, weights, taps, spread);
+        sum = _mm_srai_epi32(_mm_add_epi32(sum, half), WEIGHT_BITS);
+        sum = _mm_packus_epi16(_mm_packs_epi32(sum, sum), sum);
+        int32_t pixel = _mm_cvtsi128_si32(sum);
+        memcpy(out + 3 * x, &pixel, 4); /* the fourth byte is the next pixel's, or slack */
+    }
+}
+
+__attribute__((target("avx2"))) static void mix_columns_avx2(
+    const uint8_t *line, int32_t width, side_t side, uint8_t *out)
+{
+    switch (side.taps) {
+    case 4: mix_columns_of(line, width, side, 4, out); return;
+    case 8: mix_columns_of(line, width, side, 8, out); return;
+    default: mix_columns_of(line, width, side, side.taps, out);
+    }
+}
+#endif
+
+/* `under` moves to `face` by alpha = down * across[i], both of 7 bits. */
+static void blend(uint8_t *under, const uint8_t *face, int32_t from, int32_t to, int32_t down, const int16_t *across)
+{
+    for (int32_t i = from; i < to; i++) {
+        int16_t alpha = (int16_t)((down * across[i] + ALPHA_HALF) >> ALPHA_BITS);
+        int16_t change = (int16_t)((face[i] - under[i]) * alpha + ALPHA_HALF);
+        under[i] = (uint8_t)(under[i] + (change >> ALPHA_BITS));
+    }
+}
+
+int32_t lipstream_paste_version(void) { return 1; }
+
+/* Bytes of `scratch` that lipstream_paste wants. */
+int32_t lipstream_paste_scratch(int32_t mouth_px, int32_t width) { return (mouth_px + width) * 3 + 2 * SLACK; }
+
+/* Draw `mouth` (mouth_px x mouth_px RGB) over `under` (height x width RGB, its rows `stride` bytes apart).
+ *
+ * `row_*` and `column_*` say how each result row and column comes about; a column's taps are a multiple of GROUP, and
+ * those past the line's end have no weight. `down` [height] and `across` [3 * width] are the alphas of 7 bits, one
+ * for each byte; `edge` is the number of bytes at either end of a row in which `across` is less than one.
+ */
+void lipstream_paste(
+    uint8_t *under, int64_t stride, int32_t width, int32_t height, const uint8_t *mouth, int32_t mouth_px,
+    const int32_t *row_first, const int16_t *row_weights, int32_t row_taps,
+    const int32_t *column_first, const int16_t *column_weights, int32_t column_taps,
+    const int16_t *down, const int16_t *across, int32_t edge, uint8_t *scratch)
+{
+    const int32_t line_bytes = mouth_px * 3, bytes = width * 3;
+    uint8_t *line = scratch, *face = scratch + line_bytes + SLACK;
+    const side_t columns = {column_first, column_weights, column_taps};
+    memset(line + line_bytes, 0, SLACK);
+#ifdef HAS_AVX2
+    const int avx2 = __builtin_cpu_supports("avx2");
+#endif
+    for (int32_t y = 0; y < height; y++, under += stride) {
+        const uint8_t *rows = mouth + (ptrdiff_t)row_first[y] * line_bytes;
+        const int16_t *weights = row_weights + (ptrdiff_t)y * row_taps;
+#ifdef HAS_AVX2
+        if (avx2) {
+            mix_rows_avx2(rows, line_bytes, weights, row_taps, line);
+            mix_columns_avx2(line, width, columns, face);
+        } else
+#endif
+        {
+            mix_rows(rows, line_bytes, weights, row_taps, line);
+            mix_columns(line, width, columns, face);
+        }
+        const int32_t inner = down[y] == ALPHA_ONE && 2 * edge <= bytes ? edge : bytes;
+        blend(under, face, 0, inner, down[y], across);
+        if (inner < bytes) {
+            memcpy(under + edge, face + edge, (size_t)(bytes - 2 * edge));
+            blend(under, face, bytes - edge, bytes, down[y], across);
+        }
+    }
+}

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compositor_backend import native
+from compositor_backend.native import LIBRARY, load_kernel, spread_taps
+
+FOLDER = LIBRARY.parent
+
+
+def copy_sources(folder: Path) -> Path:
+    for name in ("paste.c", "build.sh"):
+        shutil.copy(FOLDER / name, folder)
+    return folder / "build.sh"
+
+
+def test_it_is_built_where_there_is_a_compiler(tmp_path: Path) -> None:
+    if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
+        pytest.skip("there is no C compiler here")
+    subprocess.run([copy_sources(tmp_path)], check=True, timeout=60)
+    assert load_kernel(tmp_path / "libpaste.so") is not None
+    assert {path.name for path in tmp_path.iterdir()} == {"paste.c", "build.sh", "libpaste.so"}
+
+
+def test_without_a_compiler_the_build_says_so_and_succeeds(tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "dirname"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+    (tmp_path / "kernel").mkdir()
+    script = copy_sources(tmp_path / "kernel")
+    environment = {k: v for k, v in os.environ.items() if k != "CC"} | {"PATH": str(tools)}
+    done = subprocess.run(
+        [tools / "bash", script], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr == "no C compiler is here: mouths are pasted by Pillow, which takes twice as long\n"
+    assert not (tmp_path / "kernel" / "libpaste.so").exists()
+
+
+def test_a_library_that_is_missing_or_none_is_done_without(tmp_path: Path) -> None:
+    assert load_kernel(tmp_path / "libpaste.so") is None
+    (tmp_path / "libpaste.so").write_bytes(b"no library")
+    assert load_kernel(tmp_path / "libpaste.so") is None
+
+
+def test_a_library_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    if load_kernel() is None:
+        pytest.skip("the kernel was not built: there is no C compiler here")
+    monkeypatch.setattr(native, "VERSION", native.VERSION + 1)
+    assert load_kernel() is None
+
+
+def test_weights_are_stored_as_they_are_multiplied() -> None:
+    weights = np.arange(16, dtype=np.int16).reshape(2, 8)
+    assert spread_taps(weights)[1].tolist() == [8, 9] * 4 + [10, 11] * 4 + [12, 13] * 4 + [14, 15] * 4
