@@ -17,6 +17,8 @@ OUT ?= out
 AVATAR ?= demo
 AUDIO ?= export/demo/speech/hello.flac
 ONNXRUNTIME ?= cpu
+PERF = $(PY) -m perf
+PERF_RUN = --avatars $(AVATARS) --out $(OUT)/perf $(if $(filter gpu,$(ONNXRUNTIME)),--gpu)
 KERNEL := compositor_backend/native/libpaste.so
 INPUTS := pyproject.toml constraints.txt
 
@@ -42,9 +44,14 @@ $(VENV)/.export: $(VENV)/.serving-$(ONNXRUNTIME)
 	@$(PIP) --editable '.[export]'
 	@touch $@
 
+$(VENV)/.perf: $(VENV)/.serving-$(ONNXRUNTIME)
+	@echo "Installing what measuring needs into $(VENV) …"
+	@$(PIP) --editable '.[perf]'
+	@touch $@
+
 $(VENV)/.test: $(VENV)/.export
-	@echo "Installing what tests and training need into $(VENV) …"
-	@$(PIP) --editable '.[train,test]'
+	@echo "Installing what tests, measuring and training need into $(VENV) …"
+	@$(PIP) --editable '.[train,test,perf]'
 	@touch $@
 
 # Pasting compiled for this machine, where there is a compiler; without one, Pillow pastes.
@@ -82,6 +89,15 @@ test: $(VENV)/.test lint ## Everything: lint, types, unit tests, functional test
 unit: $(VENV)/.test ## The tests that need no Triton
 	@$(PY) -m pytest -m 'not functional'
 
+perf-quick: $(VENV)/.perf avatar ## Measure the main figures in a minute: out/perf/report.md
+	@$(PERF) run --quick $(PERF_RUN)
+
+perf: $(VENV)/.perf avatar ## Measure everything in twenty minutes: out/perf/report.md
+	@$(PERF) run $(PERF_RUN)
+
+perf-targets: $(VENV)/.perf ## A line for each target and what the last report says of it
+	@$(PERF) targets $(OUT)/perf/report.json
+
 train: $(VENV)/.test ## Train the demo's networks again (two hours on 2 CPU cores)
 	@$(PY) -m export demo-train
 
@@ -100,4 +116,4 @@ docker-up: avatar ## Serve model_repository/ and avatars/ from the GPU image
 clean: ## Remove avatars/ and out/, keep .venv
 	rm -rf $(AVATARS) $(OUT)
 
-.PHONY: help install install-all avatar demo serve contact-sheet lint test unit train evaluate export docker-build docker-up clean
+.PHONY: help install install-all avatar demo serve contact-sheet lint test unit perf-quick perf perf-targets train evaluate export docker-build docker-up clean

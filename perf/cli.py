@@ -13,7 +13,7 @@ from compositor_backend.errors import LipstreamError
 from perf import compare, table, targets
 from perf.bench import DEFAULT_AVATARS, DEFAULT_OUT, Bench
 from perf.display import Display
-from perf.report import JSON_NAME, write_report
+from perf.report import JSON_NAME, render, write_report
 from perf.results import Report, make_folder, write_text
 from perf.suite import CASES, CaseError, run, select
 
@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    print(write_report(Report.load(options.report), options.report.parent))
+    print(render(Report.load(options.report), options.report.parent))
     return 0
 
 
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(metavar="command")
     _add_run(commands.add_parser("run", help="measure, and write the report"))
-    _add_report(commands.add_parser("report", help="write the report again from its JSON"), _report)
+    _add_report(commands.add_parser("report", help="write the report again, beside its JSON"), _report)
     compared = commands.add_parser("compare", help="what changed between two reports beyond noise")
     compared.add_argument("before", type=Path, metavar="A.json", help="the report of before")
     compared.add_argument("after", type=Path, metavar="B.json", help="the report of after")

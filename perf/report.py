@@ -17,11 +17,16 @@ _BETTER = {"less": "less is better", "more": "more is better", "": ""}
 
 
 def write_report(report: Report, out: Path) -> Path:
-    """Write ``report.json``, ``report.md`` and a PNG for each plot into `out`; the Markdown's path.
+    """Write ``report.json``, and what `render` writes, into `out`; the Markdown's path.
 
     The JSON is written first, so that nothing measured is lost if a picture cannot be drawn.
     """
     report.save(out / JSON_NAME)
+    return render(report, out)
+
+
+def render(report: Report, out: Path) -> Path:
+    """Write ``report.md`` and a PNG for each plot into the folder `out`; the Markdown's path."""
     plots.write((plot for section in report.sections for plot in section.plots), out)
     path = out / MARKDOWN_NAME
     write_text(path, markdown(report))

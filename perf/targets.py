@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from perf.machine import NO_GPU
-from perf.markdown import measured, quantity
+from perf.markdown import measured
 from perf.results import Figure, Report
 
 Verdict = Literal["met", "missed", "not measured", "not in a quick run", "not run on a GPU"]
@@ -37,7 +37,9 @@ class Target:
     @property
     def wanted(self) -> str:
         """The relation and the bound as a person writes them: "≤ 1.2 ms/frame"."""
-        return f"{_SIGNS.get(self.relation, self.relation)} {quantity(self.bound, self.unit)}"
+        bound = f"{self.bound:,g}"
+        sign = _SIGNS.get(self.relation, self.relation)
+        return f"{sign} {bound}×" if self.unit == "x" else f"{sign} {bound} {self.unit}".rstrip()
 
 
 TARGETS = (
