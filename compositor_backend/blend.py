@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from compositor_backend.geometry import INNER_OFFSET_PX, Family
-from compositor_backend.native import COLUMN_GROUP, Plan, Side, load_kernel, spread_taps
+from compositor_backend.native import Plan, Side, column_side, load_kernel
 
 Pixels: TypeAlias = NDArray[np.uint8]
 """uint8 [H,W,3], RGB."""
@@ -111,15 +111,11 @@ def _plan(width: int, height: int, family: Family, blend: str) -> Plan:
     edge = int(np.count_nonzero(across[: inner_width // 2] < _ALPHA_ONE))
     return Plan(
         rows=Side(*_weights(inner_height, y1, y2, family.network_px)),
-        columns=_columns(*_weights(inner_width, x1, x2, family.network_px)),
+        columns=column_side(*_weights(inner_width, x1, x2, family.network_px)),
         down=down,
         across=across.repeat(3),
         edge=3 * edge,
     )
-
-
-def _columns(first: NDArray[np.int32], weights: NDArray[np.int16]) -> Side:
-    return Side(first, spread_taps(np.pad(weights, ((0, 0), (0, -weights.shape[1] % COLUMN_GROUP)))))
 
 
 def _weights(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,12 @@ from compositor_backend.errors import TensorError, WrongNetworkError
 from compositor_backend.jpeg import encode
 from compositor_backend.pack import AvatarPack, PackCache
 from compositor_backend.settings import Settings
-from compositor_backend.splice import splice
+from compositor_backend.splice import Segments, cut, splice
 from compositor_backend.timeline import template_frames
+
+STACKED_FRAMES = 8
+"""Regions that are encoded as one picture: an encoder's start costs as much as a tenth of a region. More of them
+gain little, and leave the processor's cache."""
 
 
 class Compositor:
@@ -59,22 +63,51 @@ def compose(
     """
     _check_mouth(mouth, len(template), pack.family.network_px)
     _check_keys(keys, len(template), pack)
-    return [_frame(pack, frame, face) for frame, face in zip(template.tolist(), mouth, strict=True)]
+    frames: list[bytes] = []
+    for run in _runs(pack, template.tolist()):
+        segments = region_segments(pack, run, mouth[len(frames) :])
+        first = 0
+        for frame in run:
+            region, offsets = pack.regions[frame], pack.scan_offsets[frame]
+            frames.append(splice(pack.header, pack.grid, pack.scan, offsets, region, segments, first))
+            first += region.segments
+    return frames
 
 
-def region_jpeg(pack: AvatarPack, frame: int, mouth: NDArray[np.uint8]) -> bytes:
-    """The region of a template frame, the mouth (uint8 [S,S,3] RGB) in place, as a JPEG of its own."""
-    x1, y1, x2, y2 = pack.rects[frame].tolist()
-    region = pack.regions[frame]
-    pixels = pack.region_pixels(frame).copy()
-    box = pixels[y1 - region.y1 : y2 - region.y1, x1 - region.x1 : x2 - region.x1]
-    paste(box, mouth, pack.family, pack.manifest.blend)
-    return encode(pixels, pack.jpeg_settings)
+def region_segments(pack: AvatarPack, run: Sequence[int], mouths: NDArray[np.uint8]) -> Segments:
+    """The regions of template frames, each with its mouth (uint8 [S,S,3] RGB) in place, encoded as one picture.
+
+    They lie one below the other, so they must be equally wide, and all but the last whole MCUs high; each frame's
+    segments are then what they would be alone.
+    """
+    regions = [pack.regions[frame] for frame in run]
+    pixels = np.empty((sum(region.height for region in regions), regions[0].width, 3), np.uint8)
+    top = 0
+    for frame, region, mouth in zip(run, regions, mouths, strict=False):
+        x1, y1, x2, y2 = pack.rects[frame].tolist()
+        place = pixels[top : top + region.height]
+        place[:] = pack.region_pixels(frame)
+        box = place[y1 - region.y1 : y2 - region.y1, x1 - region.x1 : x2 - region.x1]
+        paste(box, mouth, pack.family, pack.manifest.blend)
+        top += region.height
+    return cut(pack.header, encode(pixels, pack.jpeg_settings))
 
 
-def _frame(pack: AvatarPack, frame: int, mouth: NDArray[np.uint8]) -> bytes:
-    jpeg = region_jpeg(pack, frame, mouth)
-    return splice(pack.header, pack.grid, pack.scan, pack.scan_offsets[frame], pack.regions[frame], jpeg)
+def _runs(pack: AvatarPack, template: Sequence[int]) -> Iterator[list[int]]:
+    """Neighbouring frames whose regions can be encoded as one picture, up to `STACKED_FRAMES` of them."""
+    run: list[int] = []
+    for frame in template:
+        if run and not (len(run) < STACKED_FRAMES and _stackable(pack, run[-1], frame)):
+            yield run
+            run = []
+        run.append(frame)
+    if run:
+        yield run
+
+
+def _stackable(pack: AvatarPack, above: int, below: int) -> bool:
+    over, under = pack.regions[above], pack.regions[below]
+    return over.width == under.width and over.height % pack.grid.mcu_height == 0
 
 
 def _check_mouth(mouth: NDArray[Any], frames: int, size_px: int) -> None:

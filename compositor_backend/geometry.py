@@ -96,6 +96,11 @@ class Region:
         return self.y2 - self.y1
 
     @property
+    def segments(self) -> int:
+        """Segments in the region."""
+        return self.rows * self.columns
+
+    @property
     def box(self) -> Box:
         """The same as x1, y1, x2, y2."""
         return self.x1, self.y1, self.x2, self.y2

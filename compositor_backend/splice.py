@@ -39,40 +39,54 @@ def _plan(grid: SegmentGrid, region: Region) -> _Plan:
     return _Plan(kept, np.concatenate(codes))
 
 
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Newly encoded segments, one after another: `data` uint8 [·], `markers` the offset of each one's marker."""
+
+    data: NDArray[np.uint8]
+    markers: NDArray[np.intp]
+
+
+def cut(header: Header, jpeg: bytes) -> Segments:
+    """The segments of regions that were encoded as an image of their own, with the settings of the frame.
+
+    `PackError` if its tables differ from those that the frame's `header` has.
+    """
+    if not header.same_tables(jpeg):
+        raise PackError("the pack's JPEG tables are not this encoder's; import the avatar again")
+    data = np.frombuffer(jpeg, np.uint8)[len(header.data) :].copy()
+    return Segments(data, marker_offsets(data))
+
+
 def splice(
     header: Header,
     grid: SegmentGrid,
     scan: memoryview,
     offsets: NDArray[np.int64],
     region: Region,
-    region_jpeg: bytes,
+    segments: Segments,
+    first: int = 0,
 ) -> bytes:
-    """The frame's JPEG with the segments of `region` taken from `region_jpeg`.
+    """The frame's JPEG with the segments of `region` taken from `segments`, from number `first` on.
 
     `scan` holds the frame's entropy-coded data with markers, `offsets` [segments+1] where each segment
-    starts in it and where the last one's marker ends. `region_jpeg` is the region encoded as an image of its
-    own with the settings of the frame; `PackError` if its tables or its number of segments differ from what
-    the frame has.
+    starts in it and where the last one's marker ends. The markers in `segments` get the numbers of their new
+    places. `PackError` if there are fewer segments than the region has.
     """
-    if not header.same_tables(region_jpeg):
-        raise PackError("the pack's JPEG tables are not this encoder's; import the avatar again")
     plan = _plan(grid, region)
-    fresh = np.frombuffer(region_jpeg, np.uint8)[len(header.data) :].copy()
-    markers = marker_offsets(fresh)
+    markers = segments.markers[first : first + plan.codes.size]
     if markers.size != plan.codes.size:
         raise PackError(f"a region has {markers.size} JPEG segments; {plan.codes.size} are wanted")
-    fresh[markers + 1] = plan.codes
-    return _join(header, scan, offsets[plan.kept].tolist(), fresh.data, _row_ends(markers, region.columns))
+    segments.data[markers + 1] = plan.codes
+    start = int(segments.markers[first - 1]) + MARKER_BYTES if first else 0
+    ends: list[int] = (markers[region.columns - 1 :: region.columns] + MARKER_BYTES).tolist()
+    return _join(header, scan, offsets[plan.kept].tolist(), segments.data.data, start, ends)
 
 
-def _row_ends(markers: NDArray[np.intp], columns: int) -> list[int]:
-    ends: list[int] = (markers[columns - 1 :: columns] + MARKER_BYTES).tolist()
-    return ends
-
-
-def _join(header: Header, scan: memoryview, kept: list[int], fresh: memoryview, row_ends: list[int]) -> bytes:
+def _join(
+    header: Header, scan: memoryview, kept: list[int], fresh: memoryview, start: int, row_ends: list[int]
+) -> bytes:
     pieces: list[bytes | memoryview] = [header.data, scan[kept[0] : kept[1]]]
-    start = 0
     for row, end in enumerate(row_ends, 1):
         pieces += (fresh[start:end], scan[kept[2 * row] : kept[2 * row + 1]])
         start = end

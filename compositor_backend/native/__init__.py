@@ -16,7 +16,9 @@ LIBRARY = Path(__file__).with_name("libpaste.so")
 COLUMN_GROUP = 4
 """Taps of a column come in multiples of this …"""
 SPREAD = 4
-"""… and each is stored so many times, in the order in which they are multiplied: see `spread_taps`."""
+"""… and each is stored so many times, in the order in which they are multiplied."""
+COLUMNS = 4
+"""Columns come in multiples of this; those past the width are made for nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +26,7 @@ class Side:
     """How each of n result pixels of a side comes about, with weights of 14 bits that add up to one.
 
     `first` int32 [n] is its first source pixel, `weights` int16 [n, taps] what each pixel from there on counts;
-    those of columns as `spread_taps` has them.
+    those of columns as `column_side` makes them.
     """
 
     first: NDArray[np.int32]
@@ -46,10 +48,16 @@ class Plan:
     edge: int
 
 
-def spread_taps(weights: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Weights [n, taps] to [n, SPREAD taps]: of each group of four, taps 0 1 four times, then taps 2 3 four times."""
+def column_side(first: NDArray[np.int32], weights: NDArray[np.int16]) -> Side:
+    """`first` [n] and `weights` [n, taps] of columns as the kernel wants them: filled up, and the weights spread.
+
+    Of each group of four taps, 0 and 1 come four times, then 2 and 3 four times.
+    """
+    count, taps = weights.shape
+    weights = np.pad(weights, ((0, -count % COLUMNS), (0, -taps % COLUMN_GROUP)))
     pairs = weights.reshape(len(weights), -1, 1, 2)
-    return np.ascontiguousarray(pairs.repeat(SPREAD, axis=2).reshape(len(weights), -1))
+    spread = np.ascontiguousarray(pairs.repeat(SPREAD, axis=2).reshape(len(weights), -1))
+    return Side(np.pad(first, (0, -count % COLUMNS)), spread)
 
 
 class Kernel:

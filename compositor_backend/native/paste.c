@@ -22,6 +22,8 @@
 #define SLACK 64
 /* A column's weights are stored as they are multiplied: taps 0 1 0 1 0 1 0 1 2 3 2 3 2 3 2 3 of each group. */
 #define SPREAD 4
+/* Columns are made so many at a time; their tables are filled up to a multiple of that. */
+#define COLUMNS 4
 
 /* Every result pixel of a side: its first source pixel, and its weights, `taps` each. */
 typedef struct {
@@ -120,33 +122,43 @@ __attribute__((target("avx2"))) static void mix_rows_avx2(
     }
 }
 
-/* Taps 0 and 1 of each colour in one half of the register, 2 and 3 in the other; their sums are the pixel's. */
-__attribute__((target("avx2"), always_inline)) static inline __m128i mix_pixel(
-    const uint8_t *source, const int16_t *weights, int32_t taps, __m256i spread)
+/* A pixel: taps 0 and 1 of each colour in one half of the register, 2 and 3 in the other, still to be added. */
+__attribute__((target("avx2"), always_inline)) static inline __m256i mix_pixel(
+    const uint8_t *line, int32_t x, side_t side, int32_t taps)
 {
+    const __m256i spread = _mm256_setr_epi8(
+        0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,
+        6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
+    const uint8_t *source = line + (ptrdiff_t)side.first[x] * 3;
+    const int16_t *weights = side.weights + (ptrdiff_t)x * taps * SPREAD;
     __m256i sum = _mm256_setzero_si256();
     for (int32_t k = 0; k < taps; k += GROUP) {
         __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(source + 3 * k)));
         __m256i pairs = _mm256_loadu_si256((const __m256i *)(weights + (ptrdiff_t)k * SPREAD));
         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_shuffle_epi8(bytes, spread), pairs));
     }
-    return _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    return sum;
 }
 
+/* Two pixels' sums to 32-bit colours, the first in the lower half. */
+__attribute__((target("avx2"), always_inline)) static inline __m256i add_halves(__m256i one, __m256i other)
+{
+    __m256i sum = _mm256_add_epi32(
+        _mm256_permute2x128_si256(one, other, 0x20), _mm256_permute2x128_si256(one, other, 0x31));
+    return _mm256_srai_epi32(_mm256_add_epi32(sum, _mm256_set1_epi32(WEIGHT_HALF)), WEIGHT_BITS);
+}
+
+/* Four pixels at a time; those past `width`, which the tables have too, go to the slack. */
 __attribute__((target("avx2"), always_inline)) static inline void mix_columns_of(
     const uint8_t *line, int32_t width, side_t side, int32_t taps, uint8_t *out)
 {
-    const __m256i spread = _mm256_setr_epi8(
-        0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,
-        6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
-    const __m128i half = _mm_set1_epi32(WEIGHT_HALF);
-    for (int32_t x = 0; x < width; x++) {
-        const int16_t *weights = side.weights + (ptrdiff_t)x * taps * SPREAD;
-        __m128i sum = mix_pixel(line + (ptrdiff_t)side.first[x] * 3, weights, taps, spread);
-        sum = _mm_srai_epi32(_mm_add_epi32(sum, half), WEIGHT_BITS);
-        sum = _mm_packus_epi16(_mm_packs_epi32(sum, sum), sum);
-        int32_t pixel = _mm_cvtsi128_si32(sum);
-        memcpy(out + 3 * x, &pixel, 4); /* the fourth byte is the next pixel's, or slack */
+    const __m128i close = _mm_setr_epi8(0, 1, 2, 8, 9, 10, 4, 5, 6, 12, 13, 14, -1, -1, -1, -1);
+    for (int32_t x = 0; x < width; x += COLUMNS) {
+        __m256i low = add_halves(mix_pixel(line, x, side, taps), mix_pixel(line, x + 1, side, taps));
+        __m256i high = add_halves(mix_pixel(line, x + 2, side, taps), mix_pixel(line, x + 3, side, taps));
+        __m256i words = _mm256_packs_epi32(low, high); /* pixels 0 and 2, then 1 and 3 */
+        __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+        _mm_storeu_si128((__m128i *)(out + 3 * x), _mm_shuffle_epi8(bytes, close));
     }
 }
 

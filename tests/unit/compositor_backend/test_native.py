@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from compositor_backend import native
-from compositor_backend.native import LIBRARY, load_kernel, spread_taps
+from compositor_backend.native import LIBRARY, column_side, load_kernel
 
 FOLDER = LIBRARY.parent
 
@@ -56,6 +56,8 @@ def test_a_library_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatc
     assert load_kernel() is None
 
 
-def test_weights_are_stored_as_they_are_multiplied() -> None:
-    weights = np.arange(16, dtype=np.int16).reshape(2, 8)
-    assert spread_taps(weights)[1].tolist() == [8, 9] * 4 + [10, 11] * 4 + [12, 13] * 4 + [14, 15] * 4
+def test_columns_are_filled_up_and_their_weights_spread() -> None:
+    side = column_side(np.array([7, 9], np.int32), np.arange(10, dtype=np.int16).reshape(2, 5))
+    assert side.first.tolist() == [7, 9, 0, 0]
+    assert side.weights[1].tolist() == [5, 6] * 4 + [7, 8] * 4 + [9, 0] * 4 + [0, 0] * 4
+    assert not side.weights[2:].any()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from compositor_backend.errors import PackError
 from compositor_backend.geometry import Region, SegmentGrid, restart_interval
 from compositor_backend.jpeg import Header, JpegSettings, encode, marker_codes, marker_offsets, read_header
-from compositor_backend.splice import splice
+from compositor_backend.splice import cut, splice
 from tests.support.scenes import Pixels, textured
 
 
@@ -29,11 +29,11 @@ class Background:
         self.offsets: NDArray[np.int64] = np.concatenate([[0], ends]).astype(np.int64)
 
     def spliced(self, region: Region, pixels: Pixels) -> bytes:
-        fresh = encode(pixels, self.settings)
+        fresh = cut(self.header, encode(pixels, self.settings))
         return splice(self.header, self.grid, memoryview(self.scan), self.offsets, region, fresh)
 
 
-def cut(frame: Pixels, region: Region) -> Pixels:
+def part(frame: Pixels, region: Region) -> Pixels:
     return frame[region.y1 : region.y2, region.x1 : region.x2]
 
 
@@ -50,13 +50,13 @@ def test_a_splice_is_byte_for_byte_the_encode_of_the_changed_frame(data: st.Data
     changed = before.frame.copy()
     changed[y1:y2, x1:x2] = textured(x2 - x1, y2 - y1, 2)[::-1]
     region = before.grid.region((x1, y1, x2, y2))
-    assert before.spliced(region, cut(changed, region)) == encode(changed, before.settings)
+    assert before.spliced(region, part(changed, region)) == encode(changed, before.settings)
 
 
 def test_a_region_of_its_own_pixels_changes_nothing() -> None:
     background = Background(textured(320, 240, 1))
     region = background.grid.region((70, 50, 200, 190))
-    assert background.spliced(region, cut(background.frame, region)) == background.jpeg
+    assert background.spliced(region, part(background.frame, region)) == background.jpeg
 
 
 def test_the_whole_frame_may_be_the_region() -> None:
@@ -92,11 +92,25 @@ def test_pixels_outside_the_region_stay() -> None:
 def test_a_region_of_other_tables_is_refused() -> None:
     background = Background(textured(320, 240, 1))
     region = background.grid.region((70, 50, 200, 190))
-    other = encode(cut(background.frame, region), JpegSettings(60, "420", background.grid.interval))
+    other = encode(part(background.frame, region), JpegSettings(60, "420", background.grid.interval))
     with pytest.raises(PackError, match="tables"):
-        splice(
-            background.header, background.grid, memoryview(background.scan), background.offsets, region, other
-        )
+        cut(background.header, other)
+
+
+def test_regions_encoded_as_one_picture_are_told_apart() -> None:
+    background = Background(textured(320, 240, 1))
+    regions = [
+        background.grid.region(box) for box in ((70, 50, 200, 190), (70, 10, 180, 60), (70, 90, 200, 240))
+    ]
+    changed = [textured(320, 240, seed) for seed in (2, 3, 4)]
+    stacked = np.concatenate([part(frame, region) for frame, region in zip(changed, regions, strict=True)])
+    segments = cut(background.header, encode(stacked, background.settings))
+    first = 0
+    for frame, region in zip(changed, regions, strict=True):
+        place = (background.header, background.grid, memoryview(background.scan), background.offsets)
+        assert splice(*place, region, segments, first) == background.spliced(region, part(frame, region))
+        first += region.segments
+    assert first == segments.markers.size
 
 
 def test_a_region_of_another_size_is_refused() -> None:
