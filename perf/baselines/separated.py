@@ -1,0 +1,161 @@
+"""The seed's architecture: Triton holds the U-Net and nothing else, a client does all the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+import onnx
+from google.protobuf import text_format
+from numpy.typing import NDArray
+
+from client import Keepalive, Transport
+from client._triton import TritonTransport
+from compositor_backend import contract
+from compositor_backend.blend import paste
+from export import model_configs
+from export.avatar import MODEL_FILE
+from export.served_graph import inspect_network
+from perf.baselines.float_graph import INPUT, OUTPUT, BaselineError, float_graph, float_model
+from perf.baselines.material import Material
+from perf.baselines.whole_jpeg import WholeJpegEncoder
+
+PREFIX = "separated_"
+INFER_WITHIN_S = 60.0
+_WHITE = np.float32(255)
+_Result = TypeVar("_Result")
+
+
+def separated_name(avatar_id: str) -> str:
+    """Triton's name of the avatar's U-Net that takes and gives floats."""
+    return PREFIX + contract.check_avatar_id(avatar_id)
+
+
+def build_separated(repository: Path, avatars: Path, avatar_id: str) -> Path:
+    """Write ``separated_<id>``, the network of the avatar in `avatars`, into the model repository; its folder.
+
+    Config and batching are those of ``lipsync_<id>``. One that is there is written anew.
+    """
+    served = avatars / contract.lipsync_name(avatar_id) / MODEL_FILE
+    if not served.is_file():
+        raise BaselineError(f"there is no {served}; an avatar with a network of its own is wanted")
+    network = inspect_network(served).named(avatar_id)
+    model = float_model(separated_name(avatar_id), network.network_px, network.audio_shape)
+    folder = repository / model.name
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / MODEL_FILE).parent.mkdir(parents=True)
+    (folder / model_configs.EMBEDDED_CONFIG).parent.mkdir()
+    onnx.save(float_graph(served), str(folder / MODEL_FILE))
+    configs = {
+        model_configs.PRODUCTION_CONFIG: model_configs.gpu_config(
+            model, contract.MAX_FRAMES, model_configs.GPU_INSTANCES
+        ),
+        model_configs.EMBEDDED_CONFIG: model_configs.cpu_config(model, contract.MAX_FRAMES),
+    }
+    for name, config in configs.items():
+        (folder / name).write_text(text_format.MessageToString(config), encoding="utf-8")
+    return folder
+
+
+class SeparatedClient:
+    """The seed's compositing server, written as well as we can, in front of a Triton that holds only the U-Net.
+
+    What it has of the seed ("Performance Analysis - Separated Architecture"): all background frames and face crops
+    lie decoded in memory; a batch is sent as float32 [B,6,S,S] over one gRPC connection that stays open, with
+    room for large messages; [B,3,S,S] comes back; frames are composited in parallel, one thread for each core, into
+    buffers that are used again; whole frames are encoded by libjpeg-turbo. No shared memory between client and
+    server, which the seed ruled out and two machines cannot have.
+
+    What it has beyond the seed, so that only the architecture differs: the transport, the resampling, the paste and
+    the encoder are Lipstream's own; floats become bytes in one pass; BGR is nowhere. The visual input is computed
+    from the crops for each batch, as in the seed: reading it ready-made from memory saves nothing, since the copy
+    into the message costs as much, and takes 2.46 MB a frame.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        material: Material,
+        threads: int | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        """`url` is Triton's gRPC address, `model` the name that `separated_name` gives."""
+        self._transport = transport or TritonTransport(url, Keepalive())
+        self._model = model
+        self._material = material
+        self._pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), "separated")
+        self._encode = WholeJpegEncoder(material.quality, material.subsampling)
+        self._own = threading.local()
+
+    async def frames(self, template: Sequence[int], audio: NDArray[np.float32]) -> list[bytes]:
+        """The JPEG of each template frame [B] with the mouth that the network draws to `audio` [B, …]."""
+        drawn = await self.draw(template, audio)
+        return await self._in_threads(self.compose, template, drawn)
+
+    async def draw(self, template: Sequence[int], audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the network draws, float32 [B,3,S,S] RGB in 0…1."""
+        side = self._material.family.network_px
+        visual = np.empty((len(template), 6, side, side), np.float32)
+        await self._in_threads(self._fill, template, visual)
+        inputs = {INPUT: visual, contract.AUDIO.name: audio}
+        return (await self._transport.infer(self._model, inputs, [OUTPUT], INFER_WITHIN_S))[OUTPUT]
+
+    def compose(self, frame: int, drawn: NDArray[np.float32]) -> bytes:
+        """The JPEG of a template frame with what the network drew, float32 [3,S,S], in place."""
+        background = self._material.frames[frame]
+        picture: NDArray[np.uint8] = self._buffer("picture", background.shape)
+        np.copyto(picture, background)
+        x1, y1, x2, y2 = self._material.rects[frame].tolist()
+        paste(picture[y1:y2, x1:x2], self._mouth(drawn), self._material.family, self._material.blend)
+        return self._encode(picture)
+
+    async def close(self) -> None:
+        """Close the connection and end the threads."""
+        await self._transport.close()
+        self._pool.shutdown()
+
+    async def __aenter__(self) -> SeparatedClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _fill(self, frame: int, visual: NDArray[np.float32]) -> None:
+        """The network's visual input of a template frame, into `visual` [6,S,S]."""
+        x1, y1, x2, y2 = self._material.family.mask
+        np.divide(self._material.faces[frame], _WHITE, out=visual[:3])
+        visual[3:] = visual[:3]
+        visual[3:, y1:y2, x1:x2] = 0
+
+    def _mouth(self, drawn: NDArray[np.float32]) -> NDArray[np.uint8]:
+        side = self._material.family.network_px
+        planes = self._buffer("planes", (3, side, side))
+        np.multiply(drawn, _WHITE, out=planes, casting="unsafe")
+        # Six times as fast as numpy's own change of the order.
+        return np.asarray(cv2.merge(list(planes), self._buffer("mouth", (side, side, 3))))
+
+    def _buffer(self, name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """A buffer of that name that only the calling thread uses."""
+        found: NDArray[np.uint8] | None = getattr(self._own, name, None)
+        if found is None:
+            found = np.empty(shape, np.uint8)
+            setattr(self._own, name, found)
+        return found
+
+    async def _in_threads(self, work: Callable[..., _Result], *rows: Iterable[Any]) -> list[_Result]:
+        """What `work` returns for each row, computed in parallel."""
+        loop = asyncio.get_running_loop()
+        jobs = [loop.run_in_executor(self._pool, work, *row) for row in zip(*rows, strict=True)]
+        return list(await asyncio.gather(*jobs))
