@@ -258,7 +258,7 @@ def test_a_frame_does_not_depend_on_its_neighbours(pack: AvatarPack) -> None:
 def test_frames_whose_regions_differ_are_composed_as_if_alone(tmp_path: Path) -> None:
     """Regions of two widths, some at the ragged bottom, and more of one width than are encoded together."""
     boxes = [(30 + 3 * n, 20 + n, 90 + 3 * n, 80 + n) for n in range(20)] + [(30, 40, 90, 107)] * 3
-    frames = [textured(168, 107, seed) for seed in range(len(boxes))]
+    frames = [textured(320, 107, seed) for seed in range(len(boxes))]
     faces = mouths(len(boxes), 320)
     with open_avatar(tmp_path, frames, boxes) as pack:
         assert len({region.width for region in pack.regions}) > 1

@@ -100,7 +100,7 @@ def test_a_region_of_other_tables_is_refused() -> None:
 def test_regions_encoded_as_one_picture_are_told_apart() -> None:
     background = Background(textured(320, 240, 1))
     regions = [
-        background.grid.region(box) for box in ((70, 50, 200, 190), (70, 10, 180, 60), (70, 90, 200, 240))
+        background.grid.region(box) for box in ((70, 50, 200, 190), (66, 10, 250, 60), (70, 90, 200, 240))
     ]
     changed = [textured(320, 240, seed) for seed in (2, 3, 4)]
     stacked = np.concatenate([part(frame, region) for frame, region in zip(changed, regions, strict=True)])
