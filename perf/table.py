@@ -45,12 +45,12 @@ ROWS = (
     ),
     Row(
         "bytes on the wire a frame",
-        "3.69 MB",
+        "3.69 MB, by the shapes of its tensors",
         "serving.separated.bytes",
         "serving.lipstream.bytes",
         "the JPEG and its sound",
     ),
-    Row("an avatar of 523 frames at 1280×720", "2.1 GB of RAM", None, "memory.pack_gb", "≤ 0.30 GB"),
+    Row("an avatar of 523 frames at 1280×720", "2.1 GB in RAM", None, "memory.pack_gb", "≤ 0.30 GB, mapped"),
     Row("first frame of an avatar not loaded", "13.6 s", None, "first_frame.total_s", "≤ 1.0 s"),
     Row(
         "frames/s end to end, the demo's U-Net",

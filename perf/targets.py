@@ -56,7 +56,7 @@ TARGETS = (
     Target(5, "streams.demo.fps", "the demo end to end", ">=", 25, "frames/s"),
     Target(5, "streams.demo.first_frame_ms", "time to first frame in chunks of 5", "<=", 250, "ms"),
     Target(6, "idle.fps", "idle frames", ">=", 1500, "frames/s"),
-    Target(6, "idle.20_streams_cores", "20 idle streams", "<=", 1, "cores"),
+    Target(6, "idle.20_streams_cores", "20 idle streams", "<=", 1, "core"),
     Target(7, "streams.saturation_drop_pct", "throughput lost from 1 to 16 clients", "<", 10, "%"),
     Target(7, "streams.lost_or_disordered", "frames lost or out of order", "==", 0, "frames"),
     Target(7, "streams.p99_to_p50", "p99 over p50 of latency at 80 % load", "<=", 3, "x"),

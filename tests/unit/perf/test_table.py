@@ -25,7 +25,11 @@ def test_measured_values_stand_beside_the_seed_s_and_the_others_are_dashes() -> 
         "0.43 ms",
         "≤ 0.5 ms",
     ]
-    assert row(text, "bytes on the wire")[1:4] == ["3.69 MB", "3.69 MB/frame", "–"]
+    assert row(text, "bytes on the wire")[1:4] == [
+        "3.69 MB, by the shapes of its tensors",
+        "3.69 MB/frame",
+        "–",
+    ]
     assert row(text, "first frame")[1:] == ["13.6 s", "–", "–", "≤ 1.0 s"]
 
 
