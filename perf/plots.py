@@ -35,6 +35,8 @@ _INK_ON = {
     "#6E7781": "white",
     "#F0E442": _INK,
 }
+_FONT = "Liberation Sans"
+"""The renderer carries it, so that pictures look alike on every machine, one without any fonts included."""
 _DECADES = 2
 """A line whose values span more than these gets a logarithmic axis."""
 _LABEL_SHARE = 0.045
@@ -42,6 +44,8 @@ _LABEL_SHARE = 0.045
 
 _TICK_SHARE = 0.05
 """Values along a line nearer to each other than this share of the axis cannot each have a tick with a number."""
+# The title of lying bars' names, level and above them: beside them it would stand on end.
+_ABOVE = {"titleAngle": 0, "titleAlign": "right", "titleX": -8, "titleY": -4, "titleBaseline": "bottom"}
 
 
 def render(plot: Plot) -> bytes:
@@ -106,7 +110,12 @@ def _lines(plot: Plot) -> Spec:
     if any(isinstance(x, str) for x in xs):
         x: Spec = {"field": "name", "type": "ordinal", "sort": _names(plot), "axis": {"labelAngle": 0}}
     else:
-        x = {"field": "x", "type": "quantitative", "scale": _scale(xs), "axis": _axis_at(xs)}
+        x = {
+            "field": "x",
+            "type": "quantitative",
+            "scale": {**_scale(xs), "nice": False},
+            "axis": _axis_at(xs),
+        }
     # The same domain as the colours', for the two legends to be drawn as one.
     shape = _legend(plot, {"field": "series", "scale": {"domain": _labels(plot)}})
     return {
@@ -157,7 +166,7 @@ def _stacked(plot: Plot) -> Spec:
             "order": {"field": "order"},
             "detail": {"field": "series"},
             "text": {"field": "label"},
-            "color": {"field": "ink", "type": "nominal", "scale": None},
+            "color": {"field": "ink", "type": "nominal", "scale": None, "legend": None},
         },
     }
     sums = [{"name": name, "y": total, "label": number(total)} for name, total in totals.items()]
@@ -183,7 +192,7 @@ def _lying(plot: Plot) -> Spec:
             "sort": _names(plot),
             "title": plot.x_label,
             "scale": {"paddingInner": 0.3, "paddingOuter": 0.2},
-            "axis": {"ticks": False, "labelPadding": 8},
+            "axis": {"ticks": False, "labelPadding": 8, **_ABOVE},
         },
         "x": {"field": "y", "type": "quantitative", "title": plot.y_label, "axis": {"tickCount": 6}},
     }
@@ -275,10 +284,9 @@ def _heights(plot: Plot, name: str) -> list[float]:
 
 
 def _config() -> Mapping[str, Any]:
-    font = "Roboto, DejaVu Sans, sans-serif"
     return {
         "background": "white",
-        "font": font,
+        "font": _FONT,
         "padding": 16,
         "view": {"stroke": None},
         "title": {"fontSize": 17, "fontWeight": 600, "anchor": "start", "color": _INK, "offset": 14},
