@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +30,16 @@ class Material:
     subsampling: str
 
     @classmethod
-    def of_pack(cls, pack: AvatarPack, frames: Iterable[Pixels] | None = None) -> Material:
-        """The material of a pack; its pictures are decoded unless the `frames` that it was made of are given."""
+    def of_pack(
+        cls, pack: AvatarPack, count: int | None = None, frames: Iterable[Pixels] | None = None
+    ) -> Material:
+        """The first `count` frames (None: all) of a pack, decoded unless the `frames` it was made of are given."""
         manifest = pack.manifest
+        pictures = islice(_decoded(pack) if frames is None else frames, count)
         return cls(
-            frames=np.stack(list(_decoded(pack) if frames is None else frames)),
-            faces=pack.faces.copy(),
-            rects=pack.rects.copy(),
+            frames=np.stack(list(pictures)),
+            faces=pack.faces[:count].copy(),
+            rects=pack.rects[:count].copy(),
             family=pack.family,
             blend=manifest.blend,
             quality=manifest.quality,

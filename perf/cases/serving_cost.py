@@ -1,0 +1,454 @@
+"""What serving a frame costs beside the network: Lipstream and the baselines, in turns on the same machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from client import Keepalive, ModelStatistics
+from client._triton import TritonTransport
+from compositor_backend import contract
+from compositor_backend.pack import AvatarPack
+from export.avatar import MODEL_FILE
+from export.demo.avatar import DEMO_ID
+from perf.baselines.allocation import children_keep_freed_memory, keeping_freed_memory
+from perf.baselines.material import Material
+from perf.baselines.separated import SeparatedClient, build_separated, separated_name
+from perf.baselines.single_process import SingleProcess
+from perf.bench import Bench
+from perf.results import Better, Figure, Plot, Section, Series
+
+BATCH = 25
+"""Frames of a request; the seed's batches had 24."""
+TEMPLATE_FRAMES = 50
+ANSWER_WITHIN_S = 60.0
+DEMO_IN_FLIGHT = 2
+"""Requests under way at a time where throughput is measured, so that the network need not wait for the rest."""
+_CLIENT, _SERVER = "client", "tritonserver"
+_STUB = "triton_python_backend_stub"
+_LIPSTREAM, _SEPARATED, _SINGLE = "lipstream", "separated", "single_process"
+_LABELS = {_LIPSTREAM: "Lipstream", _SEPARATED: "separated", _SINGLE: "single process"}
+
+Answer = Callable[[int], Awaitable[Sequence[bytes]]]
+"""Answers the request of that number with its frames."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of one system: CPU time by process and elapsed time, both in milliseconds a frame."""
+
+    cpu_ms: Mapping[str, float]
+    wall_ms: float
+
+    @property
+    def total_cpu_ms(self) -> float:
+        """All processes' CPU time."""
+        return sum(self.cpu_ms.values())
+
+
+@dataclass(frozen=True)
+class System:
+    """A system under test: how it answers, and the processes that it is made of, by role."""
+
+    answer: Answer
+    processes: Mapping[str, Sequence[psutil.Process]]
+    in_flight: int = 1
+
+    async def round(self, span_s: float) -> Round:
+        """Ask for at least `span_s`, the next request when the one before is answered."""
+        before, started, frames = self._cpu_s(), time.perf_counter(), 0
+        request = 0
+        while time.perf_counter() - started < span_s:
+            numbers = range(request, request + self.in_flight)
+            frames += sum(map(len, await asyncio.gather(*map(self.answer, numbers))))
+            request += self.in_flight
+        wall_s, after = time.perf_counter() - started, self._cpu_s()
+        scale = 1000 / frames
+        return Round({role: (after[role] - before[role]) * scale for role in after}, wall_s * scale)
+
+    def _cpu_s(self) -> dict[str, float]:
+        spent = {_CLIENT: time.process_time()}
+        for role, processes in self.processes.items():
+            times = [process.cpu_times() for process in processes]
+            spent[role] = sum(each.user + each.system for each in times)
+        return spent
+
+
+class CountingTransport(TritonTransport):
+    """Counts the bytes of the tensors that it carries, both ways."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, Keepalive())
+        self.bytes = 0
+
+    async def infer(
+        self, model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], timeout_s: float
+    ) -> dict[str, NDArray[Any]]:
+        """See `Transport`."""
+        found = await super().infer(model, inputs, outputs, timeout_s)
+        self.bytes += sum(map(_nbytes, (*inputs.values(), *found.values())))
+        return found
+
+
+def _nbytes(tensor: NDArray[Any]) -> int:
+    return sum(map(len, tensor.flat)) if tensor.dtype == object else tensor.nbytes
+
+
+def measure(bench: Bench) -> Section:
+    """Measure the cost of serving with the null network, and in a full run the demo's frames a second."""
+    with keeping_freed_memory():
+        figures, plots = asyncio.run(_serving(bench))
+        if not bench.quick:
+            figures += asyncio.run(_demo(bench))
+    return Section("serving_cost", "Serving cost", _TEXT, tuple(figures), tuple(plots))
+
+
+# --- the null network ---
+@dataclass
+class Log:
+    """All rounds of the systems, the server's statistics and the bytes carried over them."""
+
+    rounds: dict[str, list[Round]] = field(default_factory=dict)
+    steps: dict[str, dict[str, ModelStatistics]] = field(default_factory=dict)
+    bytes: dict[str, float] = field(default_factory=dict)
+
+    def median_ms(self, system: str, role: str) -> float:
+        """The median CPU time of the processes of that role."""
+        return float(np.median([each.cpu_ms[role] for each in self.rounds[system]]))
+
+
+async def _serving(bench: Bench) -> tuple[list[Figure], list[Plot]]:
+    avatar_id = bench.null_avatar(frames=TEMPLATE_FRAMES)
+    with _servers(bench, bench.work_avatars, avatar_id) as (lipstream, separated):
+        transports = {
+            _LIPSTREAM: CountingTransport(lipstream[0]),
+            _SEPARATED: CountingTransport(separated[0]),
+        }
+        material = _material(bench.work_avatars, avatar_id)
+        client = SeparatedClient(
+            separated[0], separated_name(avatar_id), material, transport=transports[_SEPARATED]
+        )
+        async with client:
+            answers: dict[str, Answer] = {
+                _LIPSTREAM: _features_request(transports[_LIPSTREAM], avatar_id),
+                _SEPARATED: _separated_request(client),
+            }
+            log = await _in_turns(
+                bench, answers, {_LIPSTREAM: lipstream[1], _SEPARATED: separated[1]}, transports
+            )
+        bench.tell("asking with speech")
+        speech, speech_bytes = await _speech_steps(bench, transports[_LIPSTREAM], avatar_id, lipstream[1])
+        await transports[_LIPSTREAM].close()
+    networks = {_LIPSTREAM: contract.lipsync_name(avatar_id), _SEPARATED: separated_name(avatar_id)}
+    figures = _serving_figures(log, networks) + _speech_figures(speech, speech_bytes)
+    return figures, [_process_plot(log, networks), _step_plot(log.steps[_LIPSTREAM], networks[_LIPSTREAM])]
+
+
+@contextmanager
+def _servers(bench: Bench, avatars: Path, avatar_id: str) -> Iterator[list[tuple[str, int]]]:
+    """A Triton with the avatar and one with its network alone; gRPC address and process id of each."""
+    repository = bench.work / "separated"
+    build_separated(repository, avatars, avatar_id)
+    with ExitStack() as running:
+        bench.tell(f"starting servers for {avatar_id}")
+        lipstream = running.enter_context(bench.serving(avatars, [avatar_id]))
+        with children_keep_freed_memory():
+            server = bench.serving(avatars, (), (repository,), (separated_name(avatar_id),))
+            separated = running.enter_context(server)
+        yield [(server.grpc_url, server.pid) for server in (lipstream, separated)]
+
+
+async def _in_turns(
+    bench: Bench,
+    answers: Mapping[str, Answer],
+    pids: Mapping[str, int],
+    transports: Mapping[str, CountingTransport],
+) -> Log:
+    rounds, span_s = (5, 0.5) if bench.quick else (10, 1.0)
+    systems = {}
+    for name, answer in answers.items():
+        bench.tell(f"warming {_LABELS[name]} up")
+        systems[name] = System(answer, processes_by_role(pids[name]))
+        await systems[name].round(4 * bench.burn_in_s)
+        transports[name].bytes = 0
+    log = Log({name: [] for name in systems})
+    before = {name: await _statistics(transports[name]) for name in systems}
+    for number in range(rounds):
+        bench.tell(f"serving cost, round {number + 1} of {rounds}")
+        # Who begins changes, so that neither always finds the caches as the other left them.
+        for name in sorted(systems, reverse=number % 2 == 1):
+            log.rounds[name].append(await systems[name].round(span_s))
+    for name in systems:
+        log.steps[name] = _since(await _statistics(transports[name]), before[name])
+        log.bytes[name] = transports[name].bytes / _frames(log.steps[name])
+    return log
+
+
+async def _speech_steps(
+    bench: Bench, transport: CountingTransport, avatar_id: str, pid: int
+) -> tuple[dict[str, ModelStatistics], float]:
+    system = System(_speech_request(transport, avatar_id), processes_by_role(pid))
+    await system.round(bench.burn_in_s)
+    transport.bytes, before = 0, await _statistics(transport)
+    await system.round(bench.span_s / 2)
+    steps = _since(await _statistics(transport), before)
+    return steps, transport.bytes / _frames(steps)
+
+
+# --- requests ---
+def _index(request: int) -> NDArray[np.int32]:
+    return (request * BATCH + np.arange(BATCH)).astype(np.int32)
+
+
+def _audio(batch: int = BATCH) -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((batch, 32, 16, 16), np.float32)
+
+
+def _features_request(transport: TritonTransport, avatar_id: str) -> Answer:
+    model, audio = contract.features_ensemble_name(avatar_id), _audio()
+    return _ensemble_request(transport, model, avatar_id, {contract.AUDIO.name: audio})
+
+
+def _speech_request(transport: TritonTransport, avatar_id: str) -> Answer:
+    samples = np.random.default_rng(0).integers(-3000, 3000, contract.pcm_samples(BATCH), np.int16)
+    model = contract.avatar_ensemble_name(avatar_id)
+    return _ensemble_request(transport, model, avatar_id, {contract.PCM.name: samples})
+
+
+def _ensemble_request(
+    transport: TritonTransport, model: str, avatar_id: str, sound: Mapping[str, NDArray[Any]]
+) -> Answer:
+    avatar = np.array([avatar_id.encode()], object)
+
+    async def answer(request: int) -> Sequence[bytes]:
+        inputs = {contract.AVATAR.name: avatar, contract.FRAME_INDEX.name: _index(request), **sound}
+        name = contract.JPEG.name
+        return list((await transport.infer(model, inputs, [name], ANSWER_WITHIN_S))[name])
+
+    return answer
+
+
+def _separated_request(client: SeparatedClient) -> Answer:
+    audio = _audio()
+
+    async def answer(request: int) -> Sequence[bytes]:
+        return await client.frames(_template(request), audio)
+
+    return answer
+
+
+def _template(request: int) -> list[int]:
+    return [number % TEMPLATE_FRAMES for number in range(request * BATCH, (request + 1) * BATCH)]
+
+
+def _material(avatars: Path, avatar_id: str) -> Material:
+    with AvatarPack(avatars / contract.avatar_ensemble_name(avatar_id)) as pack:
+        return Material.of_pack(pack, count=TEMPLATE_FRAMES)
+
+
+# --- what the processes and the server say ---
+def processes_by_role(pid: int) -> dict[str, list[psutil.Process]]:
+    """The processes of a Triton: its own, and the Python ones by the model that they run."""
+    root = psutil.Process(pid)
+    roles: dict[str, list[psutil.Process]] = {}
+    for process in (root, *root.children(recursive=True)):
+        command = process.cmdline()
+        is_stub = bool(command) and Path(command[0]).name == _STUB
+        # A stub's first argument is <repository>/<model>/<version>/<file>.
+        role = Path(command[1]).parts[-3] if is_stub else _SERVER
+        roles.setdefault(role, []).append(process)
+    return roles
+
+
+async def _statistics(transport: TritonTransport) -> dict[str, ModelStatistics]:
+    # Triton counts a request only after its answer has left.
+    await asyncio.sleep(0.05)
+    return {each.model: each for each in await transport.statistics(ANSWER_WITHIN_S)}
+
+
+def _since(
+    after: Mapping[str, ModelStatistics], before: Mapping[str, ModelStatistics]
+) -> dict[str, ModelStatistics]:
+    """What was counted in between, of the models that had something to do."""
+    steps = {name: after[name].since(before[name]) for name in after if name in before}
+    return {name: step for name, step in steps.items() if step.requests}
+
+
+def _frames(steps: Mapping[str, ModelStatistics]) -> int:
+    """All requests are for `BATCH` frames, and each comes to every model once."""
+    return BATCH * max(step.requests for step in steps.values())
+
+
+def _ms_a_frame(step: ModelStatistics, *parts: str) -> float:
+    total_ns: int = sum(getattr(step, f"{part}_ns") for part in parts)
+    return total_ns / 1e6 / (step.requests * BATCH)
+
+
+# --- figures ---
+def _serving_figures(log: Log, networks: Mapping[str, str]) -> list[Figure]:
+    figures = []
+    for name, rounds in log.rounds.items():
+        label, network_ms = _LABELS[name], _ms_a_frame(log.steps[name][networks[name]], "infer")
+        cpu_ms = np.array([each.total_cpu_ms for each in rounds])
+        figures += [
+            _figure(f"{name}.cpu_ms", f"{label}: CPU of all processes", cpu_ms, "ms/frame", "less"),
+            _figure(f"{name}.network_ms", f"{label}: of it the null network's run", [network_ms], "ms/frame"),
+            _figure(
+                f"{name}.rest_ms", f"{label}: CPU but for that run", cpu_ms - network_ms, "ms/frame", "less"
+            ),
+            _figure(f"{name}.wall_ms", f"{label}: elapsed", [r.wall_ms for r in rounds], "ms/frame", "less"),
+            _figure(
+                f"{name}.bytes", f"{label}: tensors on the wire", [log.bytes[name]], "bytes/frame", "less"
+            ),
+        ]
+    for what, part in (("cpu", "total_cpu_ms"), ("wall", "wall_ms")):
+        pairs = zip(log.rounds[_SEPARATED], log.rounds[_LIPSTREAM], strict=True)
+        ratios = [getattr(slow, part) / getattr(fast, part) for slow, fast in pairs]
+        label = {"cpu": "CPU", "wall": "elapsed"}[what]
+        figures.append(_figure(f"{what}_ratio", f"{label}: separated over Lipstream", ratios, "x", "more"))
+    figures.append(_conservative_ratio(figures))
+    return figures
+
+
+def _conservative_ratio(figures: Sequence[Figure]) -> Figure:
+    """The separated way's CPU but for the network's run over all of Lipstream's, its network's run included."""
+    found = {figure.name: figure.value for figure in figures}
+    ratio = found["serving.separated.rest_ms"] / found["serving.lipstream.cpu_ms"]
+    return _figure(
+        "rest_ratio",
+        "CPU: separated but for the null network's run, over all of Lipstream",
+        [ratio],
+        "x",
+        "more",
+    )
+
+
+def _speech_figures(steps: Mapping[str, ModelStatistics], wire_bytes: float) -> list[Figure]:
+    encoder = next(name for name in steps if name.startswith(contract.ENCODER_PREFIX))
+    parts = ("input", "infer", "output")
+    mel_ms = _ms_a_frame(steps[contract.AUDIO_FEATURES_MODEL.name], *parts)
+    encoder_ms = _ms_a_frame(steps[encoder], *parts)
+    return [
+        _figure("pcm.mel_ms", "from speech: mel, elapsed on the server", [mel_ms], "ms/frame", "less"),
+        _figure(
+            "pcm.encoder_ms",
+            "from speech: audio encoder, elapsed on the server",
+            [encoder_ms],
+            "ms/frame",
+            "less",
+        ),
+        _figure("pcm.bytes", "from speech: tensors on the wire", [wire_bytes], "bytes/frame", "less"),
+    ]
+
+
+def _figure(
+    name: str, label: str, values: Sequence[float] | NDArray[np.float64], unit: str, better: Better = ""
+) -> Figure:
+    low, middle, high = (float(value) for value in np.percentile(values, (25, 50, 75)))
+    spread = (low, high) if len(values) > 1 else (None, None)
+    return Figure(f"serving.{name}", label, middle, unit, better, *spread)
+
+
+def _process_plot(log: Log, networks: Mapping[str, str]) -> Plot:
+    """CPU time by process; both systems' networks are one series."""
+    parts: dict[str, dict[str, float]] = {}
+    for name, rounds in log.rounds.items():
+        for role in rounds[0].cpu_ms:
+            part = "network" if role == networks[name] else role
+            parts.setdefault(part, {})[_LABELS[name]] = log.median_ms(name, role)
+    # Models that are loaded but not asked would only crowd the picture.
+    shown = {part: values for part, values in parts.items() if max(values.values()) >= 0.001}
+    series = tuple(
+        Series(part, tuple((_LABELS[name], values.get(_LABELS[name], 0.0)) for name in log.rounds))
+        for part, values in shown.items()
+    )
+    title = "CPU time of a frame by process, null network, 1280x720"
+    return Plot("serving_split", title, "", "ms per frame", "stacked", series)
+
+
+def _step_plot(steps: Mapping[str, ModelStatistics], network: str) -> Plot:
+    order = (contract.AVATAR_FRAMES_MODEL.name, network, contract.COMPOSITOR_MODEL.name)
+    series = tuple(
+        Series(part, tuple((_short(name, network), _ms_a_frame(steps[name], part)) for name in order))
+        for part in ("queue", "input", "infer", "output")
+    )
+    title = "Time in Lipstream's steps by Triton's statistics, null network, 1280x720"
+    return Plot("serving_steps", title, "", "ms per frame", "stacked", series)
+
+
+def _short(model: str, network: str) -> str:
+    return "network" if model == network else model
+
+
+# --- the demo's network ---
+async def _demo(bench: Bench) -> list[Figure]:
+    material = _material(bench.avatars, DEMO_ID)
+    with _servers(bench, bench.avatars, DEMO_ID) as (lipstream, separated):
+        transport = CountingTransport(lipstream[0])
+        client = SeparatedClient(separated[0], separated_name(DEMO_ID), material)
+        async with client:
+            systems = {
+                _LIPSTREAM: System(
+                    _features_request(transport, DEMO_ID), processes_by_role(lipstream[1]), DEMO_IN_FLIGHT
+                ),
+                _SEPARATED: System(
+                    _separated_request(client), processes_by_role(separated[1]), DEMO_IN_FLIGHT
+                ),
+                _SINGLE: System(_single_request(bench.avatars, material), {}),
+            }
+            rounds: dict[str, list[Round]] = {name: [] for name in systems}
+            for number in range(6):
+                bench.tell(f"the demo's network, round {number + 1} of 6")
+                for name, system in systems.items():
+                    rounds[name].append(await system.round(2.0))
+        await transport.close()
+    # The first round warmed up.
+    return [figure for name in systems for figure in _demo_figures(name, rounds[name][1:])]
+
+
+def _single_request(avatars: Path, material: Material) -> Answer:
+    served = avatars / contract.lipsync_name(DEMO_ID) / MODEL_FILE
+    single = SingleProcess(served, material, threads=len(os.sched_getaffinity(0)))
+    audio = _audio()
+
+    async def answer(request: int) -> Sequence[bytes]:
+        return single.frames(_template(request), audio)
+
+    return answer
+
+
+def _demo_figures(name: str, rounds: Sequence[Round]) -> list[Figure]:
+    label = f"the demo's network, {_LABELS[name]}"
+    rates = [1000 / each.wall_ms for each in rounds]
+    cpu_ms = [each.total_cpu_ms for each in rounds]
+    return [
+        _figure(f"demo.{name}.fps", f"{label}: throughput", rates, "frames/s", "more"),
+        _figure(f"demo.{name}.cpu_ms", f"{label}: CPU of all processes", cpu_ms, "ms/frame", "less"),
+    ]
+
+
+_TEXT = f"""\
+An avatar whose network computes nothing, on frames of 1280x720, asked by one client for {BATCH} frames at a time with
+ready audio features (`features_<id>`); the CPU time is that of all processes, Triton's, its Python instances' and the
+client's, so what is left is serving. Beside it the `separated` baseline: another Triton on the same machine that holds
+only the same network, and a client that does the rest, as `perf/baselines/separated.py` says. They answer in turns, a
+second each; ratios are medians over these turns. Both servers run networks in the Python stand-in of the onnxruntime
+backend. In the client's process and the separated way's server the C library is told to keep freed memory: left to
+itself it hands every large block back, and the separated way would pay about twice as much for its messages.
+
+The null network is no arithmetic but a copy in either system. What Triton says of its run (`infer`, elapsed) is a line
+of its own, and the most conservative ratio leaves it out of the separated way's cost but not out of Lipstream's.
+
+A full run also measures the demo's half-width network: {DEMO_IN_FLIGHT} requests of {BATCH} frames under way at a
+time, and the single process, one frame at a time, that most open systems are.
+"""
