@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from compositor_backend.contract import avatar_ensemble_name
 from perf.side_by_side import Settings
 from perf.subjects import build_null_avatar
 from server.launcher import TritonServer
@@ -56,6 +57,10 @@ class Bench:
         self.tell(f"building {avatar_id}")
         build_null_avatar(self.work_avatars, self.avatars, avatar_id, size, frames)
         return avatar_id
+
+    def null_pack(self, size: str, frames: int) -> Path:
+        """The pack of such an avatar."""
+        return self.work_avatars / avatar_ensemble_name(self.null_avatar(size, frames))
 
     @contextmanager
     def serving(

@@ -11,7 +11,7 @@ import turbojpeg
 from numpy.typing import NDArray
 
 from compositor_backend.blend import resize
-from compositor_backend.contract import AVATAR_PREFIX, avatar_ensemble_name
+from compositor_backend.contract import avatar_ensemble_name
 from compositor_backend.geometry import Box
 from compositor_backend.pack import AvatarPack
 from compositor_backend.timeline import template_frames
@@ -97,6 +97,12 @@ def decode(jpeg: bytes) -> Pixels:
     return pixels
 
 
+def source_frames(demo: Path, size: str, count: int) -> list[Pixels]:
+    """The frames that `build_null_avatar` makes an avatar of, in memory."""
+    with AvatarPack(demo / avatar_ensemble_name(DEMO_ID)) as pack:
+        return list(FramesOfPack(pack, SIZES[size], count))
+
+
 def build_null_avatar(avatars: Path, demo: Path, avatar_id: str, size: str, frames: int) -> Path:
     """Build an avatar of the demo's frames with the null network, and the demo's audio encoder; its pack's folder.
 
@@ -116,6 +122,6 @@ def build_null_avatar(avatars: Path, demo: Path, avatar_id: str, size: str, fram
         encoder_name=DEMO_ID,
         replace=True,
     )
-    with AvatarPack(demo / f"{AVATAR_PREFIX}{DEMO_ID}") as pack:
+    with AvatarPack(demo / avatar_ensemble_name(DEMO_ID)) as pack:
         source = FramesOfPack(pack, SIZES[size], frames)
         return build_avatar(settings, source, [source.box(number) for number in source.origin])

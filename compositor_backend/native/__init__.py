@@ -33,19 +33,23 @@ class Side:
     weights: NDArray[np.int16]
 
 
-@dataclass(frozen=True, eq=False)
 class Plan:
-    """How mouths are pasted into boxes of one size.
+    """How mouths are pasted into boxes of one size, as the kernel's arguments."""
 
-    `down` int16 [height] and `across` int16 [3 width] are alphas of 7 bits, of rows and of each byte of a row;
-    `edge` bytes at either end of a row have an alpha of less than one.
-    """
+    def __init__(
+        self, rows: Side, columns: Side, down: NDArray[np.int16], across: NDArray[np.int16], edge: int
+    ) -> None:
+        """`down` [height] and `across` [3 width] are alphas of 7 bits, of rows and of each byte of a row.
 
-    rows: Side
-    columns: Side
-    down: NDArray[np.int16]
-    across: NDArray[np.int16]
-    edge: int
+        `edge` bytes at either end of a row have an alpha of less than one.
+        """
+        # The addresses below are good as long as this lives.
+        self._kept = rows, columns, down, across
+        self.arguments = (
+            _address(rows.first), _address(rows.weights), rows.weights.shape[1],
+            _address(columns.first), _address(columns.weights), columns.weights.shape[1] // SPREAD,
+            _address(down), _address(across), edge,
+        )  # fmt: skip
 
 
 def column_side(first: NDArray[np.int32], weights: NDArray[np.int16]) -> Side:
@@ -68,24 +72,15 @@ class Kernel:
         self._paste = library.lipstream_paste
         self._paste.argtypes = [
             pointer, ctypes.c_int64, integer, integer, pointer, integer,
-            pointer, pointer, integer, pointer, pointer, integer,
-            pointer, pointer, integer, pointer,
+            pointer, pointer, integer, pointer, pointer, integer, pointer, pointer, integer,
         ]  # fmt: skip
         self._paste.restype = None
-        self._scratch_bytes = library.lipstream_paste_scratch
 
     def paste(self, under: NDArray[np.uint8], mouth: NDArray[np.uint8], plan: Plan) -> None:
         """Draw `mouth` [S,S,3], contiguous, over `under` [h,w,3], whose rows may lie apart."""
         height, width = under.shape[:2]
-        mouth_px = len(mouth)
-        scratch = np.empty(self._scratch_bytes(mouth_px, width), np.uint8)
-        rows, columns = plan.rows, plan.columns
-        self._paste(
-            _address(under), under.strides[0], width, height, _address(mouth), mouth_px,
-            _address(rows.first), _address(rows.weights), rows.weights.shape[1],
-            _address(columns.first), _address(columns.weights), columns.weights.shape[1] // SPREAD,
-            _address(plan.down), _address(plan.across), plan.edge, _address(scratch),
-        )  # fmt: skip
+        stride = under.strides[0]
+        self._paste(_address(under), stride, width, height, _address(mouth), len(mouth), *plan.arguments)
 
 
 def load_kernel(path: Path = LIBRARY) -> Kernel | None:

@@ -78,21 +78,24 @@ __attribute__((target("avx2"))) static inline __m256i weight_pair(const int16_t 
     return _mm256_set1_epi32((int32_t)((uint16_t)weights[k] | second << 16));
 }
 
-/* 16 bytes of a line: two rows' bytes side by side as 16-bit pairs, multiplied and added in one step. */
-__attribute__((target("avx2"))) static inline void mix_16_bytes(
-    const uint8_t *at, int32_t bytes, const __m256i *pairs, int32_t taps, uint8_t *line)
+/* 32 bytes of a line: two rows' bytes side by side as 16-bit pairs, multiplied and added in one step. */
+__attribute__((target("avx2"), always_inline)) static inline __m256i mix_32_bytes(
+    const uint8_t *at, int32_t bytes, const __m256i *pairs, int32_t taps)
 {
-    __m256i low = _mm256_set1_epi32(WEIGHT_HALF), high = low;
+    const __m256i zero = _mm256_setzero_si256(), half = _mm256_set1_epi32(WEIGHT_HALF);
+    __m256i sums[4] = {half, half, half, half};
     for (int32_t k = 0; k < taps; k += 2) {
         const uint8_t *one = at + (ptrdiff_t)k * bytes, *other = k + 1 < taps ? one + bytes : one;
-        __m256i a = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)one));
-        __m256i b = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)other));
-        low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), pairs[k / 2]));
-        high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), pairs[k / 2]));
+        __m256i a = _mm256_loadu_si256((const __m256i *)one), b = _mm256_loadu_si256((const __m256i *)other);
+        __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);
+        sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(_mm256_unpacklo_epi8(low, zero), pairs[k / 2]));
+        sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(_mm256_unpackhi_epi8(low, zero), pairs[k / 2]));
+        sums[2] = _mm256_add_epi32(sums[2], _mm256_madd_epi16(_mm256_unpacklo_epi8(high, zero), pairs[k / 2]));
+        sums[3] = _mm256_add_epi32(sums[3], _mm256_madd_epi16(_mm256_unpackhi_epi8(high, zero), pairs[k / 2]));
     }
-    __m256i words = _mm256_packs_epi32(_mm256_srai_epi32(low, WEIGHT_BITS), _mm256_srai_epi32(high, WEIGHT_BITS));
-    __m128i packed = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-    _mm_storeu_si128((__m128i *)line, packed);
+    for (int32_t n = 0; n < 4; n++)
+        sums[n] = _mm256_srai_epi32(sums[n], WEIGHT_BITS);
+    return _mm256_packus_epi16(_mm256_packs_epi32(sums[0], sums[1]), _mm256_packs_epi32(sums[2], sums[3]));
 }
 
 /* Inlined for each number of taps, which unrolls it and keeps its weights in registers. */
@@ -102,8 +105,8 @@ __attribute__((target("avx2"), always_inline)) static inline void mix_rows_of(
     __m256i pairs[MAX_PAIRS];
     for (int32_t k = 0; k < taps; k += 2)
         pairs[k / 2] = weight_pair(weights, k, taps);
-    for (int32_t i = 0; i < bytes; i += 16)
-        mix_16_bytes(rows + i, bytes, pairs, taps, line + i);
+    for (int32_t i = 0; i < bytes; i += 32)
+        _mm256_storeu_si256((__m256i *)(line + i), mix_32_bytes(rows + i, bytes, pairs, taps));
 }
 
 __attribute__((target("avx2"))) static void mix_rows_avx2(
@@ -185,10 +188,7 @@ static void blend(uint8_t *under, const uint8_t *face, int32_t from, int32_t to,
 
 int32_t lipstream_paste_version(void) { return 1; }
 
-/* Bytes of `scratch` that lipstream_paste wants. */
-int32_t lipstream_paste_scratch(int32_t mouth_px, int32_t width) { return (mouth_px + width) * 3 + 2 * SLACK; }
-
-/* Draw `mouth` (mouth_px x mouth_px RGB) over `under` (height x width RGB, its rows `stride` bytes apart).
+/* Draw `mouth` (mouth_px x mouth_px RGB, a multiple of 32 bytes a row) over `under` (height x width RGB, its rows `stride` bytes apart).
  *
  * `row_*` and `column_*` say how each result row and column comes about; a column's taps are a multiple of GROUP, and
  * those past the line's end have no weight. `down` [height] and `across` [3 * width] are the alphas of 7 bits, one
@@ -198,10 +198,10 @@ void lipstream_paste(
     uint8_t *under, int64_t stride, int32_t width, int32_t height, const uint8_t *mouth, int32_t mouth_px,
     const int32_t *row_first, const int16_t *row_weights, int32_t row_taps,
     const int32_t *column_first, const int16_t *column_weights, int32_t column_taps,
-    const int16_t *down, const int16_t *across, int32_t edge, uint8_t *scratch)
+    const int16_t *down, const int16_t *across, int32_t edge)
 {
     const int32_t line_bytes = mouth_px * 3, bytes = width * 3;
-    uint8_t *line = scratch, *face = scratch + line_bytes + SLACK;
+    uint8_t line[line_bytes + SLACK], face[bytes + SLACK]; /* a few kB: they stay in the nearest cache */
     const side_t columns = {column_first, column_weights, column_taps};
     memset(line + line_bytes, 0, SLACK);
 #ifdef HAS_AVX2
