@@ -18,8 +18,7 @@ import onnx
 from google.protobuf import text_format
 from numpy.typing import NDArray
 
-from client import Keepalive, Transport
-from client._triton import TritonTransport
+from client import Transport
 from compositor_backend import contract
 from compositor_backend.blend import paste
 from export import model_configs
@@ -82,15 +81,10 @@ class SeparatedClient:
     """
 
     def __init__(
-        self,
-        url: str,
-        model: str,
-        material: Material,
-        threads: int | None = None,
-        transport: Transport | None = None,
+        self, transport: Transport, model: str, material: Material, threads: int | None = None
     ) -> None:
-        """`url` is Triton's gRPC address, `model` the name that `separated_name` gives."""
-        self._transport = transport or TritonTransport(url, Keepalive())
+        """`model` is the name that `separated_name` gives; the transport is closed with the client."""
+        self._transport = transport
         self._model = model
         self._material = material
         self._pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), "separated")

@@ -12,6 +12,7 @@ from compositor_backend.blend import paste
 from compositor_backend.compositor import compose
 from compositor_backend.jpeg import JpegSettings, encode
 from compositor_backend.pack import AvatarPack
+from perf.allocation import keeping_freed_memory
 from perf.bench import Bench
 from perf.measured import cpu_figure, ratio_figure, spread_figure
 from perf.results import Figure, Plot, Section, Series
@@ -36,7 +37,7 @@ def measure(bench: Bench) -> Section:
     rounds = Settings(5, 0.5, 1) if bench.quick else Settings(30, 8.0, 2)
     for size in SIZES:
         bench.tell(f"compositing at {size}")
-        with AvatarPack(bench.null_pack(size, BATCH)) as pack:
+        with AvatarPack(bench.null_pack(size, BATCH)) as pack, keeping_freed_memory():
             subject = Subject.of(pack, source_frames(bench.avatars, size, BATCH))
             identical.append(subject.identical(3 if bench.quick else BATCH))
             logs[size] = measure_systems(subject.systems, rounds)

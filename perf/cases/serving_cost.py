@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +22,13 @@ from compositor_backend import contract
 from compositor_backend.pack import AvatarPack
 from export.avatar import MODEL_FILE
 from export.demo.avatar import DEMO_ID
-from perf.baselines.allocation import children_keep_freed_memory, keeping_freed_memory
+from perf.allocation import children_keep_freed_memory, keeping_freed_memory
 from perf.baselines.material import Material
 from perf.baselines.separated import SeparatedClient, build_separated, separated_name
 from perf.baselines.single_process import SingleProcess
 from perf.bench import Bench
 from perf.results import Better, Figure, Plot, Section, Series
+from server.launcher import TritonServer
 
 BATCH = 25
 """Frames of a request; the seed's batches had 24."""
@@ -34,6 +36,8 @@ TEMPLATE_FRAMES = 50
 ANSWER_WITHIN_S = 60.0
 DEMO_IN_FLIGHT = 2
 """Requests under way at a time where throughput is measured, so that the network need not wait for the rest."""
+DEMO_ROUNDS = 6
+DEMO_ROUND_S = 2.0
 _CLIENT, _SERVER = "client", "tritonserver"
 _STUB = "triton_python_backend_stub"
 _LIPSTREAM, _SEPARATED, _SINGLE = "lipstream", "separated", "single_process"
@@ -107,9 +111,9 @@ def _nbytes(tensor: NDArray[Any]) -> int:
 def measure(bench: Bench) -> Section:
     """Measure the cost of serving with the null network, and in a full run the demo's frames a second."""
     with keeping_freed_memory():
-        figures, plots = asyncio.run(_serving(bench))
+        figures, plots = _serving(bench)
         if not bench.quick:
-            figures += asyncio.run(_demo(bench))
+            figures += _demo(bench)
     return Section("serving_cost", "Serving cost", _TEXT, tuple(figures), tuple(plots))
 
 
@@ -127,59 +131,59 @@ class Log:
         return float(np.median([each.cpu_ms[role] for each in self.rounds[system]]))
 
 
-async def _serving(bench: Bench) -> tuple[list[Figure], list[Plot]]:
+def _serving(bench: Bench) -> tuple[list[Figure], list[Plot]]:
     avatar_id = bench.null_avatar(frames=TEMPLATE_FRAMES)
-    with _servers(bench, bench.work_avatars, avatar_id) as (lipstream, separated):
-        transports = {
-            _LIPSTREAM: CountingTransport(lipstream[0]),
-            _SEPARATED: CountingTransport(separated[0]),
-        }
-        material = _material(bench.work_avatars, avatar_id)
-        client = SeparatedClient(
-            separated[0], separated_name(avatar_id), material, transport=transports[_SEPARATED]
-        )
-        async with client:
-            answers: dict[str, Answer] = {
-                _LIPSTREAM: _features_request(transports[_LIPSTREAM], avatar_id),
-                _SEPARATED: _separated_request(client),
-            }
-            log = await _in_turns(
-                bench, answers, {_LIPSTREAM: lipstream[1], _SEPARATED: separated[1]}, transports
-            )
-        bench.tell("asking with speech")
-        speech, speech_bytes = await _speech_steps(bench, transports[_LIPSTREAM], avatar_id, lipstream[1])
-        await transports[_LIPSTREAM].close()
+    with _servers(bench, bench.work_avatars, avatar_id) as servers:
+        log, speech = asyncio.run(_ask(bench, avatar_id, servers))
     networks = {_LIPSTREAM: contract.lipsync_name(avatar_id), _SEPARATED: separated_name(avatar_id)}
-    figures = _serving_figures(log, networks) + _speech_figures(speech, speech_bytes)
+    figures = _serving_figures(log, networks) + _speech_figures(speech)
     return figures, [_process_plot(log, networks), _step_plot(log.steps[_LIPSTREAM], networks[_LIPSTREAM])]
 
 
+async def _ask(bench: Bench, avatar_id: str, servers: Mapping[str, TritonServer]) -> tuple[Log, Log]:
+    """What asking both systems in turns showed, and what asking Lipstream with speech did."""
+    transports = {name: CountingTransport(server.grpc_url) for name, server in servers.items()}
+    processes = {name: processes_by_role(server.pid) for name, server in servers.items()}
+    lipstream, separated = transports[_LIPSTREAM], transports[_SEPARATED]
+    material = _material(bench.work_avatars, avatar_id)
+    async with SeparatedClient(separated, separated_name(avatar_id), material) as client:
+        systems = {
+            _LIPSTREAM: System(_features_request(lipstream, avatar_id), processes[_LIPSTREAM]),
+            _SEPARATED: System(_separated_request(client), processes[_SEPARATED]),
+        }
+        log = await _in_turns(bench, systems, transports)
+        speech = {_LIPSTREAM: System(_speech_request(lipstream, avatar_id), processes[_LIPSTREAM])}
+        speech_log = await _in_turns(bench, speech, transports)
+    await lipstream.close()
+    return log, speech_log
+
+
 @contextmanager
-def _servers(bench: Bench, avatars: Path, avatar_id: str) -> Iterator[list[tuple[str, int]]]:
-    """A Triton with the avatar and one with its network alone; gRPC address and process id of each."""
+def _servers(bench: Bench, avatars: Path, avatar_id: str) -> Iterator[dict[str, TritonServer]]:
+    """A Triton with the avatar, and one with its network alone."""
     repository = bench.work / "separated"
     build_separated(repository, avatars, avatar_id)
+    bench.tell(f"starting servers for {avatar_id}")
     with ExitStack() as running:
-        bench.tell(f"starting servers for {avatar_id}")
         lipstream = running.enter_context(bench.serving(avatars, [avatar_id]))
         with children_keep_freed_memory():
-            server = bench.serving(avatars, (), (repository,), (separated_name(avatar_id),))
-            separated = running.enter_context(server)
-        yield [(server.grpc_url, server.pid) for server in (lipstream, separated)]
+            alone = bench.serving(avatars, (), (repository,), (separated_name(avatar_id),))
+            separated = running.enter_context(alone)
+        try:
+            yield {_LIPSTREAM: lipstream, _SEPARATED: separated}
+        finally:
+            # Each takes seconds; stopping them once more does nothing.
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(TritonServer.stop, (lipstream, separated)))
 
 
 async def _in_turns(
-    bench: Bench,
-    answers: Mapping[str, Answer],
-    pids: Mapping[str, int],
-    transports: Mapping[str, CountingTransport],
+    bench: Bench, systems: Mapping[str, System], transports: Mapping[str, CountingTransport]
 ) -> Log:
     rounds, span_s = (5, 0.5) if bench.quick else (10, 1.0)
-    systems = {}
-    for name, answer in answers.items():
+    for name, system in systems.items():
         bench.tell(f"warming {_LABELS[name]} up")
-        systems[name] = System(answer, processes_by_role(pids[name]))
-        await systems[name].round(4 * bench.burn_in_s)
+        await system.round(2 * bench.burn_in_s)
         transports[name].bytes = 0
     log = Log({name: [] for name in systems})
     before = {name: await _statistics(transports[name]) for name in systems}
@@ -192,17 +196,6 @@ async def _in_turns(
         log.steps[name] = _since(await _statistics(transports[name]), before[name])
         log.bytes[name] = transports[name].bytes / _frames(log.steps[name])
     return log
-
-
-async def _speech_steps(
-    bench: Bench, transport: CountingTransport, avatar_id: str, pid: int
-) -> tuple[dict[str, ModelStatistics], float]:
-    system = System(_speech_request(transport, avatar_id), processes_by_role(pid))
-    await system.round(bench.burn_in_s)
-    transport.bytes, before = 0, await _statistics(transport)
-    await system.round(bench.span_s / 2)
-    steps = _since(await _statistics(transport), before)
-    return steps, transport.bytes / _frames(steps)
 
 
 # --- requests ---
@@ -333,21 +326,28 @@ def _conservative_ratio(figures: Sequence[Figure]) -> Figure:
     )
 
 
-def _speech_figures(steps: Mapping[str, ModelStatistics], wire_bytes: float) -> list[Figure]:
+def _speech_figures(log: Log) -> list[Figure]:
+    steps = log.steps[_LIPSTREAM]
     encoder = next(name for name in steps if name.startswith(contract.ENCODER_PREFIX))
-    parts = ("input", "infer", "output")
-    mel_ms = _ms_a_frame(steps[contract.AUDIO_FEATURES_MODEL.name], *parts)
-    encoder_ms = _ms_a_frame(steps[encoder], *parts)
+    figures = []
+    for name, model, label in (
+        ("mel", contract.AUDIO_FEATURES_MODEL.name, "mel"),
+        ("encoder", encoder, "audio encoder"),
+    ):
+        cpu_ms = [each.cpu_ms[model] for each in log.rounds[_LIPSTREAM]]
+        elapsed_ms = _ms_a_frame(steps[model], "input", "infer", "output")
+        figures += [
+            _figure(f"pcm.{name}_ms", f"from speech: {label}, elapsed", [elapsed_ms], "ms/frame", "less"),
+            _figure(f"pcm.{name}_cpu_ms", f"from speech: {label}, CPU", cpu_ms, "ms/frame", "less"),
+        ]
+    total_ms = [each.total_cpu_ms for each in log.rounds[_LIPSTREAM]]
+    label = "from speech: CPU of all processes"
     return [
-        _figure("pcm.mel_ms", "from speech: mel, elapsed on the server", [mel_ms], "ms/frame", "less"),
+        *figures,
+        _figure("pcm.cpu_ms", label, total_ms, "ms/frame", "less"),
         _figure(
-            "pcm.encoder_ms",
-            "from speech: audio encoder, elapsed on the server",
-            [encoder_ms],
-            "ms/frame",
-            "less",
+            "pcm.bytes", "from speech: tensors on the wire", [log.bytes[_LIPSTREAM]], "bytes/frame", "less"
         ),
-        _figure("pcm.bytes", "from speech: tensors on the wire", [wire_bytes], "bytes/frame", "less"),
     ]
 
 
@@ -391,29 +391,31 @@ def _short(model: str, network: str) -> str:
 
 
 # --- the demo's network ---
-async def _demo(bench: Bench) -> list[Figure]:
+def _demo(bench: Bench) -> list[Figure]:
+    with _servers(bench, bench.avatars, DEMO_ID) as servers:
+        rounds = asyncio.run(_ask_demo(bench, servers))
+    return [figure for name, found in rounds.items() for figure in _demo_figures(name, found)]
+
+
+async def _ask_demo(bench: Bench, servers: Mapping[str, TritonServer]) -> dict[str, list[Round]]:
+    transports = {name: CountingTransport(server.grpc_url) for name, server in servers.items()}
+    processes = {name: processes_by_role(server.pid) for name, server in servers.items()}
     material = _material(bench.avatars, DEMO_ID)
-    with _servers(bench, bench.avatars, DEMO_ID) as (lipstream, separated):
-        transport = CountingTransport(lipstream[0])
-        client = SeparatedClient(separated[0], separated_name(DEMO_ID), material)
-        async with client:
-            systems = {
-                _LIPSTREAM: System(
-                    _features_request(transport, DEMO_ID), processes_by_role(lipstream[1]), DEMO_IN_FLIGHT
-                ),
-                _SEPARATED: System(
-                    _separated_request(client), processes_by_role(separated[1]), DEMO_IN_FLIGHT
-                ),
-                _SINGLE: System(_single_request(bench.avatars, material), {}),
-            }
-            rounds: dict[str, list[Round]] = {name: [] for name in systems}
-            for number in range(6):
-                bench.tell(f"the demo's network, round {number + 1} of 6")
-                for name, system in systems.items():
-                    rounds[name].append(await system.round(2.0))
-        await transport.close()
+    features = _features_request(transports[_LIPSTREAM], DEMO_ID)
+    async with SeparatedClient(transports[_SEPARATED], separated_name(DEMO_ID), material) as client:
+        systems = {
+            _LIPSTREAM: System(features, processes[_LIPSTREAM], DEMO_IN_FLIGHT),
+            _SEPARATED: System(_separated_request(client), processes[_SEPARATED], DEMO_IN_FLIGHT),
+            _SINGLE: System(_single_request(bench.avatars, material), {}),
+        }
+        rounds: dict[str, list[Round]] = {name: [] for name in systems}
+        for number in range(DEMO_ROUNDS):
+            bench.tell(f"the demo's network, round {number + 1} of {DEMO_ROUNDS}")
+            for name, system in systems.items():
+                rounds[name].append(await system.round(DEMO_ROUND_S))
+    await transports[_LIPSTREAM].close()
     # The first round warmed up.
-    return [figure for name in systems for figure in _demo_figures(name, rounds[name][1:])]
+    return {name: found[1:] for name, found in rounds.items()}
 
 
 def _single_request(avatars: Path, material: Material) -> Answer:
