@@ -24,13 +24,7 @@ def number(value: float) -> str:
 
 def quantity(value: float, unit: str) -> str:
     """A number with its unit: "8.20×", "12.0 %", "3.69 MB"; a unit such as "bytes/frame" gets a decimal prefix."""
-    if unit in ("x", "×"):
-        return f"{number(value)}×"
-    base, _, per = unit.partition("/")
-    if base in _BYTES:
-        value, base = _prefixed(value)
-        unit = f"{base}/{per}" if per else base
-    return f"{number(value)} {unit}".rstrip()
+    return "".join(_number_and_unit(value, unit))
 
 
 def measured(figure: Figure | None) -> str:
@@ -39,16 +33,29 @@ def measured(figure: Figure | None) -> str:
 
 
 def quartiles(figure: Figure) -> str:
-    """The quartiles as "low to high" with the unit, a dash if the figure has none."""
+    """The quartiles as "low to high" with the unit, once where both have the same; a dash if the figure has none."""
     if figure.low is None or figure.high is None:
         return NOT_MEASURED
-    return f"{quantity(figure.low, figure.unit)} to {quantity(figure.high, figure.unit)}"
+    low, low_unit = _number_and_unit(figure.low, figure.unit)
+    high, high_unit = _number_and_unit(figure.high, figure.unit)
+    return f"{low}{'' if low_unit == high_unit else low_unit} to {high}{high_unit}"
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
     """A table in Markdown; the columns in `right`, counted from 0, are aligned right."""
     rule = ["---:" if column in right else "---" for column in range(len(headings))]
     return "\n".join(_line(cells) for cells in (headings, rule, *rows))
+
+
+def _number_and_unit(value: float, unit: str) -> tuple[str, str]:
+    """The unit with the space before it, if it has one."""
+    if unit in ("x", "×"):
+        return number(value), "×"
+    base, _, per = unit.partition("/")
+    if base in _BYTES:
+        value, base = _prefixed(value)
+        unit = f"{base}/{per}" if per else base
+    return number(value), f" {unit}" if unit else ""
 
 
 def _line(cells: Sequence[str]) -> str:

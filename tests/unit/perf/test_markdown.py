@@ -44,7 +44,9 @@ def test_a_quantity_has_its_unit(value: float, unit: str, text: str) -> None:
 def test_what_was_not_measured_is_a_dash() -> None:
     assert measured(None) == "–"
     assert quartiles(Figure("a", "a", 1.5, "ms")) == "–"
-    assert quartiles(Figure("a", "a", 1.5, "ms", "less", 1.25, 1.75)) == "1.25 ms to 1.75 ms"
+    assert quartiles(Figure("a", "a", 1.5, "ms", "less", 1.25, 1.75)) == "1.25 to 1.75 ms"
+    assert quartiles(Figure("a", "a", 1.5, "x", "less", 1.25, 1.75)) == "1.25 to 1.75×"
+    assert quartiles(Figure("a", "a", 1000, "B", "less", 900, 1100)) == "900 B to 1.10 kB"
 
 
 def test_a_table_keeps_bars_and_line_breaks_within_cells() -> None:

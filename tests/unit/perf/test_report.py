@@ -42,7 +42,7 @@ def test_the_report_says_machine_comparison_targets_and_every_figure() -> None:
         "1.10 ms/frame",
         "met",
     ] in rows
-    ratio = ["whole | spliced", "9.10×", "8.90× to 9.40×", "more is better", "`compose.1280x720.ratio`"]
+    ratio = ["whole | spliced", "9.10×", "8.90 to 9.40×", "more is better", "`compose.1280x720.ratio`"]
     assert ratio in rows
     assert ["Lipstream", "0.43 ms", "–", "less is better", "`compose.1280x720.lipstream_ms`"] in rows
     assert text.index("## Stages of a frame") < text.index("Measured side by side.")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from perf import table
-from perf.results import ReportError
+from perf.results import Figure, ReportError, Section
 from perf.table import BEGIN, END
 from tests.unit.perf.sample import MACHINE, report, table_rows
 
@@ -31,6 +31,12 @@ def test_measured_values_stand_beside_the_seed_s_and_the_others_are_dashes() -> 
         "–",
     ]
     assert row(text, "first frame")[1:] == ["13.6 s", "–", "–", "≤ 1.0 s"]
+
+
+def test_the_floor_stands_beside_the_target_where_it_was_measured() -> None:
+    name = "compose.1280x720.floor_ms"
+    floor = Section("a", "A", "", (Figure(name, "floor", 0.114, "ms/frame"),))
+    assert row(table.comparison(report(floor)), "composite and encode")[4] == "≤ 0.5 ms; floor 0.114 ms/frame"
 
 
 def test_the_caption_names_machine_date_and_revision() -> None:
