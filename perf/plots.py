@@ -39,8 +39,9 @@ _FONT = "Liberation Sans"
 """The renderer carries it, so that pictures look alike on every machine, one without any fonts included."""
 _DECADES = 2
 """A line whose values span more than these gets a logarithmic axis."""
-_LABEL_SHARE = 0.045
-"""A part of a stacked bar smaller than this share of the longest bar has no room for its number."""
+_NUMBER_PX = 12
+_DIGIT_PX = 8.0
+"""The width of a bold digit of that height, and a little of the space before and after the number."""
 
 _TICK_SHARE = 0.05
 """Values along a line nearer to each other than this share of the axis cannot each have a tick with a number."""
@@ -156,20 +157,16 @@ def _bars(plot: Plot) -> Spec:
 
 def _stacked(plot: Plot) -> Spec:
     """One lying bar per name with a part per series, each part's number within it and the sum at its end."""
-    totals = {name: sum(_heights(plot, name)) for name in _names(plot)}
-    room = max(totals.values()) * _LABEL_SHARE
     inside = {
-        "mark": {"type": "text", "fontWeight": "bold", "fontSize": 12},
-        "transform": [{"filter": f"datum.y > {room}"}],
+        "data": {"values": _inside(plot)},
+        "mark": {"type": "text", "fontWeight": "bold", "fontSize": _NUMBER_PX},
         "encoding": {
-            "x": {"field": "y", "type": "quantitative", "stack": "zero", "bandPosition": 0.5},
-            "order": {"field": "order"},
-            "detail": {"field": "series"},
+            "x": {"field": "middle", "type": "quantitative"},
             "text": {"field": "label"},
             "color": {"field": "ink", "type": "nominal", "scale": None, "legend": None},
         },
     }
-    sums = [{"name": name, "y": total, "label": number(total)} for name, total in totals.items()]
+    sums = [{"name": name, "y": total, "label": number(total)} for name, total in _totals(plot).items()]
     return {
         "height": {"step": _BAR_PX * 1.5},
         "encoding": _lying(plot),
@@ -182,6 +179,25 @@ def _stacked(plot: Plot) -> Spec:
             {"data": {"values": sums}, **_text("label", "y")},
         ],
     }
+
+
+def _inside(plot: Plot) -> list[dict[str, Any]]:
+    """The numbers within a stacked bar's parts and where they stand; of a part that is too narrow, none."""
+    rows: list[dict[str, Any]] = []
+    # The axis ends at a round number beyond the longest bar, so that a part may be a little narrower than this.
+    px = 0.9 * _WIDTH_PX / (max(_totals(plot).values()) or 1.0)
+    for name in _names(plot):
+        begin = 0.0
+        for row in (row for row in _values(plot) if row["name"] == name):
+            if row["y"] * px > len(row["label"]) * _DIGIT_PX:
+                rows.append({**row, "middle": begin + row["y"] / 2})
+            begin += row["y"]
+    return rows
+
+
+def _totals(plot: Plot) -> dict[str, float]:
+    """The length of each stacked bar."""
+    return {name: sum(row["y"] for row in _values(plot) if row["name"] == name) for name in _names(plot)}
 
 
 def _lying(plot: Plot) -> Spec:
@@ -200,7 +216,7 @@ def _lying(plot: Plot) -> Spec:
 
 def _text(field: str, at: str) -> Spec:
     """Numbers at the ends of bars."""
-    mark = {"type": "text", "align": "left", "dx": 5, "color": _INK, "fontSize": 12}
+    mark = {"type": "text", "align": "left", "dx": 5, "color": _INK, "fontSize": _NUMBER_PX}
     place = {"field": at, "type": "quantitative", "stack": None}
     return {"mark": mark, "encoding": {"x": place, "text": {"field": field}}}
 
@@ -277,10 +293,6 @@ def _labels(plot: Plot) -> list[str]:
 def _names(plot: Plot) -> list[str]:
     """Every x as a name, in the order given."""
     return list(dict.fromkeys(row["name"] for row in _values(plot)))
-
-
-def _heights(plot: Plot, name: str) -> list[float]:
-    return [row["y"] for row in _values(plot) if row["name"] == name]
 
 
 def _config() -> Mapping[str, Any]:

@@ -53,6 +53,15 @@ def test_parts_of_a_stacked_bar_are_in_proportion() -> None:
     assert count(picture, ORANGE) / count(picture, BLUE) == pytest.approx(9.8 / 3.2, rel=0.1)
 
 
+def test_numbers_stand_in_the_middle_of_their_parts_and_only_where_they_fit() -> None:
+    parts = tuple(Series(name, (("n", y),)) for name, y in (("a", 0.123), ("b", 4.0), ("c", 0.0), ("d", 6.0)))
+    layers = plots.specification(Plot("a", "A", "x", "y", "stacked", parts))["layer"]
+    inside, sums = (layer["data"]["values"] for layer in layers[1:])
+    places = {row["label"]: row["middle"] for row in inside}
+    assert places == {"4": pytest.approx(2.123), "6": pytest.approx(7.123)}
+    assert [row["label"] for row in sums] == ["10.1"]
+
+
 def test_lipstream_has_the_same_colour_wherever_it_stands() -> None:
     other = Plot(
         "a", "A", "x", "y", "bars", (Series("other", (("p", 1.0),)), Series("Lipstream", (("p", 9.0),)))
