@@ -9,32 +9,35 @@ from typing import Literal
 from perf.markdown import measured, table
 from perf.results import Figure, Report
 
-MIN_CHANGE = 0.05
-"""Changes of less than 5 % are noise whatever the quartiles say; of times and rates, less than `MIN_CHANGE_OF_TIME`.
+MIN_CHANGE = 0.1
+"""Changes of times, rates and ratios by less than 10 % are noise, whatever the quartiles say.
 
 Quartiles tell how samples differ within a run. Whole runs differ besides, all samples of one alike, by the clock
 speed and the caches that neighbours leave and by where the kernel put memory and threads. Seven of eight runs of one
 JPEG encoder beside one decoder, half a second each on two cores of a shared machine, had medians up to 11 % apart with
-quartile ranges that did not touch, but ratios of the two within 5 %. (The eighth was disturbed: +50 % and +8 %.)
+quartile ranges that did not touch, and ratios of the two up to 5 % apart; the eighth was disturbed (+50 % and +8 %).
 """
-MIN_CHANGE_OF_TIME = 0.1
-"""The same for times and for what is divided by time, which a busy neighbour moves; see `MIN_CHANGE`."""
+MIN_CHANGE_QUICK = 0.15
+"""The same where a run was a quick one: two of the same code, of five rounds each, had ratios up to 12 % apart."""
+MIN_CHANGE_OF_SIZE = 0.05
+"""The same for sizes and counts, which no neighbour moves."""
 
-_STEADY_UNITS = ("", "x", "×", "%", "B", "bytes", "bytes/frame", "kB", "MB", "GB", "frames")
+_SIZES = ("", "B", "bytes", "bytes/frame", "kB", "MB", "GB", "frames")
 
 Verdict = Literal["better", "worse", "differs", "within noise", "units differ"]
 
 
 @dataclass(frozen=True)
 class Change:
-    """A figure of both reports. `change` is relative to `before`, None where it is 0 or the units differ."""
+    """A figure of both reports; `quick` if one of them is of a quick run."""
 
     before: Figure
     after: Figure
+    quick: bool = False
 
     @property
     def change(self) -> float | None:
-        """0.1 is 10 % more."""
+        """Relative to `before`, 0.1 being 10 % more; None where that was 0 or the units differ."""
         if self.before.unit != self.after.unit or self.before.value == 0:
             return None
         return (self.after.value - self.before.value) / abs(self.before.value)
@@ -58,14 +61,17 @@ class Change:
 
     @property
     def _small(self) -> bool:
-        least = MIN_CHANGE if self.before.unit in _STEADY_UNITS else MIN_CHANGE_OF_TIME
+        least = MIN_CHANGE_QUICK if self.quick else MIN_CHANGE
+        if self.before.unit in _SIZES:
+            least = MIN_CHANGE_OF_SIZE
         return abs(self.after.value - self.before.value) < least * abs(self.before.value)
 
 
 def changes(before: Report, after: Report) -> list[Change]:
     """Every figure that both reports have, in the order of the second."""
+    quick = "quick" in (before.scale, after.scale)
     old = {figure.name: figure for figure in before.figures()}
-    return [Change(old[figure.name], figure) for figure in after.figures() if figure.name in old]
+    return [Change(old[figure.name], figure, quick) for figure in after.figures() if figure.name in old]
 
 
 def warnings(before: Report, after: Report) -> Iterator[str]:

@@ -40,7 +40,8 @@ Verdict = Literal["better", "worse", "differs", "within noise", "units differ"]
         (change(10, 9.6), "within noise"),
         (change(10, 10.6), "within noise"),
         (change(10, 11.1), "worse"),
-        (change(10, 10.6, units=("x", "x")), "worse"),
+        (change(10, 11.1, units=("x", "x")), "worse"),
+        (change(10, 10.6, units=("GB", "GB")), "worse"),
         (change(10, 9.6, units=("GB", "GB")), "within noise"),
         (change((9, 10, 12), (11, 13, 14)), "within noise"),
         (change((9, 10, 11), (11.5, 13, 14)), "worse"),
@@ -55,6 +56,17 @@ Verdict = Literal["better", "worse", "differs", "within noise", "units differ"]
 )
 def test_a_change_counts_beyond_noise_only(found: Change, verdict: Verdict) -> None:
     assert found.verdict == verdict
+
+
+def test_a_quick_run_s_times_differ_by_more_without_any_change_but_not_its_sizes() -> None:
+    def quick(found: Change) -> Verdict:
+        return Change(found.before, found.after, quick=True).verdict
+
+    assert quick(change(10, 11.4)) == "within noise"
+    assert quick(change(10, 11.6)) == "worse"
+    assert quick(change(10, 10.6, units=("GB", "GB"))) == "worse"
+    assert changes(figures("full", a=1), figures("quick", a=1))[0].quick
+    assert not changes(figures("full", a=1), figures("full", a=1))[0].quick
 
 
 def test_the_change_is_relative_to_what_was() -> None:
