@@ -1,0 +1,28 @@
+"""A bench whose demo avatar is cut short."""
+
+from __future__ import annotations
+
+import pytest
+
+from export.avatar import AvatarSettings, NetworkSource, build_avatar
+from export.demo import avatar as demo
+from export.demo import presenter
+from perf.bench import Bench
+
+TEMPLATE_FRAMES = 12
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A quick run's."""
+    folder = tmp_path_factory.mktemp("perf")
+    settings = AvatarSettings(
+        avatar_id=demo.DEMO_ID,
+        avatars=folder / "avatars",
+        network=NetworkSource(demo.WEIGHTS / demo.UNET_FILE),
+        encoder=demo.WEIGHTS / demo.ENCODER_FILE,
+        encoder_name=demo.DEMO_ID,
+    )
+    boxes = [presenter.face_box(index) for index in range(TEMPLATE_FRAMES)]
+    build_avatar(settings, demo.PresenterFrames(count=TEMPLATE_FRAMES), boxes)
+    return Bench(quick=True, avatars=folder / "avatars", work=folder / "work", tell=lambda _: None)
