@@ -25,12 +25,15 @@ class SingleProcess:
     encodes the whole frame. Frames and crops lie in memory, decoded.
     """
 
-    def __init__(self, served: Path, material: Material, batch: int = 1, threads: int = 0) -> None:
+    def __init__(
+        self, served: Path, material: Material, batch: int = 1, threads: int = 0, gpu: bool = False
+    ) -> None:
         """`served` is the graph of the wire contract, `batch` the frames of a run, `threads` 0 is all cores."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         graph = float_graph(served).SerializeToString()
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        providers = [*(["CUDAExecutionProvider"] if gpu else []), "CPUExecutionProvider"]
+        self._session = onnxruntime.InferenceSession(graph, options, providers=providers)
         self._material = material
         self._batch = batch
         self._backgrounds = material.frames[..., ::-1].copy()  # BGR, as OpenCV wants it

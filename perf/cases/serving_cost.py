@@ -436,7 +436,7 @@ async def _ask_demo(bench: Bench, servers: Mapping[str, TritonServer]) -> dict[s
         systems = {
             _LIPSTREAM: System(features, processes[_LIPSTREAM], DEMO_IN_FLIGHT),
             _SEPARATED: System(_separated_request(client), processes[_SEPARATED], DEMO_IN_FLIGHT),
-            _SINGLE: System(_single_request(bench.avatars, material), {}),
+            _SINGLE: System(_single_request(bench, material), {}),
         }
         rounds: dict[str, list[Round]] = {name: [] for name in systems}
         for number in range(DEMO_ROUNDS):
@@ -448,9 +448,9 @@ async def _ask_demo(bench: Bench, servers: Mapping[str, TritonServer]) -> dict[s
     return {name: found[1:] for name, found in rounds.items()}
 
 
-def _single_request(avatars: Path, material: Material) -> Answer:
-    served = avatars / contract.lipsync_name(DEMO_ID) / MODEL_FILE
-    single = SingleProcess(served, material, threads=len(os.sched_getaffinity(0)))
+def _single_request(bench: Bench, material: Material) -> Answer:
+    served = bench.avatars / contract.lipsync_name(DEMO_ID) / MODEL_FILE
+    single = SingleProcess(served, material, threads=len(os.sched_getaffinity(0)), gpu=bench.gpu)
     audio = _audio()
 
     async def answer(request: int) -> Sequence[bytes]:
