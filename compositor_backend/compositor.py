@@ -64,7 +64,7 @@ def compose(
     _check_mouth(mouth, len(template), pack.family.network_px)
     _check_keys(keys, len(template), pack)
     frames: list[bytes] = []
-    for run in _runs(pack, template.tolist()):
+    for run in stacked_runs(pack, template.tolist()):
         segments = region_segments(pack, run, mouth[len(frames) :])
         first = 0
         for frame in run:
@@ -93,7 +93,7 @@ def region_segments(pack: AvatarPack, run: Sequence[int], mouths: NDArray[np.uin
     return cut(pack.header, encode(pixels, pack.jpeg_settings))
 
 
-def _runs(pack: AvatarPack, template: Sequence[int]) -> Iterator[list[int]]:
+def stacked_runs(pack: AvatarPack, template: Sequence[int]) -> Iterator[list[int]]:
     """Neighbouring frames whose regions can be encoded as one picture, up to `STACKED_FRAMES` of them."""
     run: list[int] = []
     for frame in template:

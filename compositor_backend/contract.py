@@ -92,7 +92,9 @@ AVATAR_FRAMES_MODEL = Model(
     optional=frozenset({"EMBEDDING", "FEATURES"}),
 )
 COMPOSITOR_MODEL = Model("compositor", (AVATAR, FRAME_INDEX, MOUTH, AVATAR_KEY), (JPEG, RECT))
-SHARED_MODELS = (AUDIO_FEATURES_MODEL, AVATAR_FRAMES_MODEL, COMPOSITOR_MODEL)
+IDLE_FRAMES_MODEL = Model("idle_frames", (AVATAR, FRAME_INDEX), (JPEG, RECT))
+"""What `avatar_<id>` gives where all of PCM is silence, rendered at import: no network runs."""
+SHARED_MODELS = (AUDIO_FEATURES_MODEL, AVATAR_FRAMES_MODEL, COMPOSITOR_MODEL, IDLE_FRAMES_MODEL)
 
 
 def face_tensor(size_px: int) -> Tensor:

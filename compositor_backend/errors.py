@@ -5,6 +5,7 @@
     │   ├── AvatarIdError          AVATAR is no avatar id (``[a-z0-9][a-z0-9_-]{0,63}``)
     │   ├── UnknownAvatarError     a well-formed id that this server has no pack for
     │   ├── TensorError            a tensor's dtype, shape or values are not what the contract wants
+    │   ├── NoIdleFramesError      the avatar was imported without idle frames
     │   └── WrongNetworkError      the mouth was drawn by another avatar's network
     ├── PackError                  an avatar folder is incomplete, damaged or of an unknown format
     └── SettingsError              a setting has no valid value
@@ -31,6 +32,10 @@ class UnknownAvatarError(RequestError):
 
 class TensorError(RequestError):
     """A tensor's dtype, shape or values break the contract."""
+
+
+class NoIdleFramesError(RequestError):
+    """The avatar's pack holds no idle frames; its ensemble gives them."""
 
 
 class WrongNetworkError(RequestError):

@@ -31,6 +31,8 @@ PACK_FILES = (
     "jpeg_header",
 )
 """The arrays of a pack; each lies beside the manifest as ``<name>.npy``."""
+IDLE_FILES = ("idle_data", "idle_offsets")
+"""Those of an avatar that can also be shown while nobody speaks: both of them, or neither."""
 
 MAX_SIDE_PX = 65_500
 """libjpeg's limit on a side of an image."""
@@ -60,7 +62,7 @@ class Manifest:
     audio encoder (None where features come from the client), `network` the Triton model, `network_key` what
     its AVATAR_KEY output must be.
     `quality` (1 to 100), `subsampling` ("420", "422", "444") and `restart_interval` (MCUs) are the JPEG's.
-    `files` maps the names in `PACK_FILES` to what lies on disk.
+    `files` maps the names in `PACK_FILES`, and in `IDLE_FILES` if there are any, to what lies on disk.
     """
 
     id: str
@@ -192,8 +194,9 @@ class _Reader:
 
     def _files(self) -> dict[str, FileEntry]:
         entries = _Reader(f"files of {self._source}", self._get("files"))
-        entries._only(list(PACK_FILES))
-        return {name: entries._file(name) for name in PACK_FILES}
+        entries._only([*PACK_FILES, *IDLE_FILES])
+        idle = IDLE_FILES if any(name in entries._fields for name in IDLE_FILES) else ()
+        return {name: entries._file(name) for name in (*PACK_FILES, *idle)}
 
     def _file(self, name: str) -> FileEntry:
         entry = _Reader(f"{name} in {self._source}", self._get(name))

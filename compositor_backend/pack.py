@@ -12,6 +12,8 @@ scan_offsets    i64 [N,S+1]       where each segment starts in it, and where the
 region_data     u8 [·]            the frame's own pixels in its region, RGB, one frame after the other
 region_boxes    i32 [N,4]         the region: the face box grown to whole segments
 jpeg_header     u8 [·]            SOI … SOS of every frame
+idle_data       u8 [·]            the regions' segments with the mouth of silence, markers in place; may be left out
+idle_offsets    i64 [R+1]         where each of all regions' rows of segments starts in it, and where the last one ends
 ==============  ================  ====================================================================
 
 The files are mapped, so processes share them in the page cache. They must never be changed in place: an
@@ -37,6 +39,7 @@ from compositor_backend.errors import PackError, UnknownAvatarError
 from compositor_backend.geometry import FAMILIES, Region, SegmentGrid, check_box
 from compositor_backend.jpeg import Header, JpegSettings, encode, marker_codes, read_header
 from compositor_backend.manifest import MANIFEST_NAME, FileEntry, Manifest
+from compositor_backend.splice import join
 
 _HASH_BLOCK_BYTES = 1 << 20
 _NPY_HEADER_LIMIT_BYTES = 1024
@@ -84,6 +87,18 @@ class AvatarPack:
         self._region_data: NDArray[np.uint8] = self._map("region_data", np.uint8, (None,))
         self._region_starts = self._checked_region_starts()
         self._check_offsets()
+        self._map_idle()
+
+    def _map_idle(self) -> None:
+        """Idle frames, of an avatar that has them."""
+        self.has_idle = "idle_data" in self.manifest.files
+        if not self.has_idle:
+            return
+        starts = np.cumsum([0, *(region.rows for region in self.regions)])
+        self._idle: memoryview = self._map("idle_data", np.uint8, (None,)).data
+        self._idle_offsets: NDArray[np.int64] = self._map("idle_offsets", np.int64, (int(starts[-1]) + 1,))
+        self._idle_starts: list[int] = starts.tolist()
+        self._check_rising("idle_offsets", self._idle_offsets[None], len(self._idle))
 
     @property
     def frames(self) -> int:
@@ -95,6 +110,13 @@ class AvatarPack:
         region = self.regions[frame]
         start, stop = self._region_starts[frame], self._region_starts[frame + 1]
         return self._region_data[start:stop].reshape(region.height, region.width, 3)
+
+    def idle_jpeg(self, frame: int) -> bytes:
+        """The frame with the mouth that the network draws to silence; only where `has_idle`."""
+        first, last = self._idle_starts[frame], self._idle_starts[frame + 1]
+        rows = self._idle_offsets[first : last + 1].tolist()
+        offsets, region = self.scan_offsets[frame], self.regions[frame]
+        return join(self.header, self.grid, self.scan, offsets, region, self._idle, rows)
 
     def frame_jpeg(self, frame: int) -> bytes:
         """The frame as it was imported, mouth and all."""
@@ -120,7 +142,8 @@ class AvatarPack:
         self.faces = self._region_data = empty
         self.rects = np.empty((0, 4), np.int32)
         self.scan_offsets = np.empty((0, 0), np.int64)
-        self.scan = memoryview(b"")
+        self.scan = self._idle = memoryview(b"")
+        self._idle_offsets = np.empty(0, np.int64)
         self.regions = []
 
     def __enter__(self) -> AvatarPack:
@@ -188,14 +211,14 @@ class AvatarPack:
         return header
 
     def _check_offsets(self) -> None:
-        """Segments follow each other and lie inside the data, so no slice taken by them can be wrong."""
-        offsets = self.scan_offsets
-        inside = offsets[:, 0].min() >= 0 and offsets[:, -1].max() <= len(self.scan)
+        self._check_rising("scan_offsets", self.scan_offsets, len(self.scan))
+
+    def _check_rising(self, name: str, offsets: NDArray[np.int64], size: int) -> None:
+        """Pieces follow each other and lie inside the data, so no slice taken by them can be wrong."""
+        inside = offsets[:, 0].min() >= 0 and offsets[:, -1].max() <= size
         # One comparison of neighbours: a difference could overflow where the numbers are damaged.
         if not inside or not (offsets[:, :-1] < offsets[:, 1:]).all():
-            raise PackError(
-                f"{self._path('scan_offsets')} falls or leaves the {len(self.scan)} bytes of data"
-            )
+            raise PackError(f"{self._path(name)} falls or leaves the {size} bytes of data")
 
 
 def _map_array(path: Path, entry: FileEntry, dtype: np.dtype[Any]) -> NDArray[Any]:

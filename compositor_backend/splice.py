@@ -7,6 +7,8 @@ of bytes, and all that changes in a region's segments is the number in each mark
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -70,24 +72,39 @@ def splice(
     """The frame's JPEG with the segments of `region` taken from `segments`, from number `first` on.
 
     `scan` holds the frame's entropy-coded data with markers, `offsets` [segments+1] where each segment
-    starts in it and where the last one's marker ends. The markers in `segments` get the numbers of their new
-    places. `PackError` if there are fewer segments than the region has.
+    starts in it and where the last one's marker ends. `PackError` if there are fewer segments than the region has.
     """
-    plan = _plan(grid, region)
-    markers = segments.markers[first : first + plan.codes.size]
-    if markers.size != plan.codes.size:
-        raise PackError(f"a region has {markers.size} JPEG segments; {plan.codes.size} are wanted")
-    segments.data[markers + 1] = plan.codes
+    ends = place(grid, region, segments, first)
+    return join(header, grid, scan, offsets, region, segments.data.data, ends)
+
+
+def place(grid: SegmentGrid, region: Region, segments: Segments, first: int = 0) -> list[int]:
+    """Give the segments from number `first` on, as many as `region` has, the marker numbers of their places in a frame.
+
+    Returns where in `segments.data` each row of the region starts, and where the last one ends, [rows+1].
+    """
+    codes = _plan(grid, region).codes
+    markers = segments.markers[first : first + codes.size]
+    if markers.size != codes.size:
+        raise PackError(f"a region has {markers.size} JPEG segments; {codes.size} are wanted")
+    segments.data[markers + 1] = codes
     start = int(segments.markers[first - 1]) + MARKER_BYTES if first else 0
     ends: list[int] = (markers[region.columns - 1 :: region.columns] + MARKER_BYTES).tolist()
-    return _join(header, scan, offsets[plan.kept].tolist(), segments.data.data, start, ends)
+    return [start, *ends]
 
 
-def _join(
-    header: Header, scan: memoryview, kept: list[int], fresh: memoryview, start: int, row_ends: list[int]
+def join(
+    header: Header,
+    grid: SegmentGrid,
+    scan: memoryview,
+    offsets: NDArray[np.int64],
+    region: Region,
+    fresh: memoryview,
+    rows: Sequence[int],
 ) -> bytes:
+    """The frame's JPEG with the rows of `region` taken from `fresh`, cut at `rows` [rows+1], markers in place."""
+    kept = offsets[_plan(grid, region).kept].tolist()
     pieces: list[bytes | memoryview] = [header.data, scan[kept[0] : kept[1]]]
-    for row, end in enumerate(row_ends, 1):
+    for row, (start, end) in enumerate(itertools.pairwise(rows), 1):
         pieces += (fresh[start:end], scan[kept[2 * row] : kept[2 * row + 1]])
-        start = end
     return b"".join(pieces)

@@ -11,14 +11,15 @@ from pathlib import Path
 from compositor_backend import contract
 from compositor_backend.geometry import Box
 from compositor_backend.manifest import BLENDS
-from compositor_backend.pack import file_sha256
+from compositor_backend.pack import AvatarPack, file_sha256
 from export import model_configs
 from export.atomic import publish, staging
 from export.boxes import boxes_of_frames
 from export.errors import ExportError
 from export.frames import FrameSource, Pixels
+from export.idle import silent_mouths
 from export.networks.families import FAMILIES
-from export.pack_writer import DEFAULT_QUALITY, PackSettings, write_pack
+from export.pack_writer import DEFAULT_QUALITY, PackSettings, write_idle, write_pack
 from export.served_graph import (
     ServedNetwork,
     checkpoint_of,
@@ -103,6 +104,8 @@ def build_avatar(
             pack = _pack_settings(settings, network, encoder)
             folder = stage / contract.avatar_ensemble_name(settings.avatar_id)
             write_pack(folder, pack, _paired(frames, chosen), lambda n: tell("frames", n, len(chosen)))
+            if encoder is not None:
+                _add_idle_frames(settings, stage, encoder, lambda n: tell("idle frames", n, len(chosen)))
             if settings.stamp is not None:
                 (folder / STAMP_FILE).write_text(settings.stamp, encoding="utf-8")
             _stage_ensembles(settings.avatar_id, stage, network, encoder)
@@ -233,6 +236,19 @@ def _new_encoder(settings: AvatarSettings, stage: Path) -> list[str]:
             )
         return [staged.name]
     return []
+
+
+# --- idle frames ---
+def _add_idle_frames(
+    settings: AvatarSettings, stage: Path, encoder: str, progress: Callable[[int], None]
+) -> None:
+    folder = stage / contract.avatar_ensemble_name(settings.avatar_id)
+    network = stage / contract.lipsync_name(settings.avatar_id) / MODEL_FILE
+    name = contract.audio_encoder_name(encoder)
+    staged = stage / name / MODEL_FILE
+    heard = staged if staged.exists() else settings.avatars / name / MODEL_FILE
+    with AvatarPack(folder) as pack:
+        write_idle(folder, silent_mouths(pack, network, heard, progress))
 
 
 # --- the rest ---

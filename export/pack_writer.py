@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import io
 from collections.abc import Callable, Iterable, Iterator
@@ -15,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compositor_backend.blend import resize
+from compositor_backend.compositor import region_segments, stacked_runs
 from compositor_backend.errors import PackError
 from compositor_backend.geometry import FAMILIES, Box, SegmentGrid, check_box, restart_interval
 from compositor_backend.jpeg import MARKER_BYTES, Header, JpegSettings, encode, marker_offsets, read_header
 from compositor_backend.manifest import MANIFEST_NAME, MAX_SIDE_PX, PACK_FILES, FileEntry, Manifest
-from compositor_backend.pack import file_sha256
+from compositor_backend.pack import AvatarPack, file_sha256
+from compositor_backend.splice import place
 
 DEFAULT_QUALITY = 75
 DEFAULT_INTERVAL = 4
@@ -135,7 +138,7 @@ class PackWriter:
         x1, y1, x2, y2 = check_box(box, grid.width, grid.height)
         region = grid.region(box)
         family = FAMILIES[self._settings.family]
-        with self._writing():
+        with _reporting(self._folder):
             crop = resize(frame[y1:y2, x1:x2], family.crop_px, family.crop_px)
             self._append("faces", crop[family.inner, family.inner].transpose(2, 0, 1)[None])
             self._append("rects", np.array([box], np.int32))
@@ -148,7 +151,7 @@ class PackWriter:
         """Complete the files, write the manifest and return it; `PackError` without frames, or disk full."""
         if self._grid is None or self._header is None:
             raise PackError("the avatar has no frames; one or more are wanted")
-        with self._writing():
+        with _reporting(self._folder):
             self._append("jpeg_header", np.frombuffer(self._header.data, np.uint8))
             files = {name: self._streams[name].finish() for name in PACK_FILES}
             manifest = self._manifest((self._grid.width, self._grid.height), self._grid.interval, files)
@@ -231,13 +234,6 @@ class PackWriter:
             files=files,
         )
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise PackError(f"{self._folder} cannot be written: {error.strerror or error}") from error
-
     def _discard(self) -> None:
         """Remove what was written."""
         for stream in self._streams.values():
@@ -249,6 +245,14 @@ class PackWriter:
             # The folder stays if somebody else has put something into it.
             with suppress(OSError):
                 self._folder.rmdir()
+
+
+@contextmanager
+def _reporting(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PackError(f"{folder} cannot be written: {error.strerror or error}") from error
 
 
 def write_pack(
@@ -270,6 +274,54 @@ def write_pack(
             if progress is not None:
                 progress(writer.frames)
         return writer.finish()
+
+
+def write_idle(folder: Path, mouths: Iterable[NDArray[np.uint8]]) -> None:
+    """Add idle frames to the pack in `folder`, which nobody uses yet.
+
+    `mouths` are those of all its frames in order, uint8 [n,S,S,3] RGB at a time, drawn to silence. `PackError` if
+    there are too few or too many, or the disk is full.
+    """
+    with AvatarPack(folder) as pack, _reporting(folder):
+        files = _write_idle_files(pack, mouths)
+        dataclasses.replace(pack.manifest, files={**pack.manifest.files, **files}).save(folder)
+
+
+def _write_idle_files(pack: AvatarPack, mouths: Iterable[NDArray[np.uint8]]) -> dict[str, FileEntry]:
+    dtypes: dict[str, type[np.generic]] = {"idle_data": np.uint8, "idle_offsets": np.int64}
+    streams = {
+        name: _Stream(pack.folder / f"{name}.npy", np.dtype(dtype), ()) for name, dtype in dtypes.items()
+    }
+    try:
+        done = 0
+        streams["idle_offsets"].append(np.zeros(1, np.int64))
+        for batch in mouths:
+            if done + len(batch) > pack.frames:
+                break
+            for run in stacked_runs(pack, range(done, done + len(batch))):
+                _append_idle(pack, streams, run, batch[run[0] - done :])
+            done += len(batch)
+        else:
+            if done == pack.frames:
+                return {name: stream.finish() for name, stream in streams.items()}
+        raise PackError(f"mouths came for {done} frames or more; {pack.frames} are wanted")
+    except BaseException:
+        for stream in streams.values():
+            stream.abandon()
+            stream.path.unlink(missing_ok=True)
+        raise
+
+
+def _append_idle(
+    pack: AvatarPack, streams: dict[str, _Stream], run: list[int], mouths: NDArray[np.uint8]
+) -> None:
+    segments, first = region_segments(pack, run, mouths), 0
+    for frame in run:
+        region = pack.regions[frame]
+        rows = np.array(place(pack.grid, region, segments, first))
+        streams["idle_offsets"].append(streams["idle_data"].rows + rows[1:] - rows[0])
+        streams["idle_data"].append(segments.data[rows[0] : rows[-1]])
+        first += region.segments
 
 
 def _version() -> str:

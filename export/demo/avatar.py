@@ -35,14 +35,21 @@ _ROOT = Path(__file__).parents[2]
 # What the avatar is made by: if none of it changed, nor the weights, it need not be built again.
 _SOURCES = (
     "compositor_backend/blend.py",
+    "compositor_backend/compositor.py",
     "compositor_backend/contract.py",
     "compositor_backend/geometry.py",
     "compositor_backend/jpeg.py",
     "compositor_backend/manifest.py",
+    "compositor_backend/mel.py",
+    "compositor_backend/native/__init__.py",
+    "compositor_backend/pack.py",
+    "compositor_backend/splice.py",
+    "compositor_backend/windows.py",
     "export/avatar.py",
     "export/demo/avatar.py",
     "export/demo/mouth.py",
     "export/demo/presenter*.py",
+    "export/idle.py",
     "export/model_configs.py",
     "export/pack_writer.py",
 )

@@ -1,0 +1,48 @@
+"""The model `idle_frames`: an avatar that nobody speaks through. No network runs; bytes are joined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compositor_backend.contract import (
+    AVATAR,
+    FRAME_INDEX,
+    JPEG,
+    RECT,
+    check_frame_index,
+    parse_avatar,
+)
+from compositor_backend.errors import NoIdleFramesError
+from compositor_backend.pack import PackCache
+from compositor_backend.settings import Settings
+from compositor_backend.timeline import template_frames
+
+
+class IdleFrames:
+    """AVATAR and FRAME_INDEX in, JPEG and RECT out: what the avatar's ensemble gives to silence, byte for byte."""
+
+    def __init__(self, packs: PackCache) -> None:
+        self._packs = packs
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> IdleFrames:
+        """With packs from the operator's folder, none open yet."""
+        return cls(PackCache(settings.avatars_folder, settings.pack_cache_bytes))
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Answer one request; a `RequestError` says what is wrong with it."""
+        frame_index = check_frame_index(inputs[FRAME_INDEX.name])
+        pack = self._packs.get(parse_avatar(inputs[AVATAR.name]))
+        if not pack.has_idle:
+            raise NoIdleFramesError(
+                f"AVATAR {pack.manifest.id!r} has no idle frames: it has no audio encoder, or was imported "
+                "before there were any; ask its ensemble"
+            )
+        template = template_frames(frame_index, pack.frames)
+        jpeg = np.empty(len(template), object)
+        jpeg[:] = [pack.idle_jpeg(frame) for frame in template.tolist()]
+        return {JPEG.name: jpeg, RECT.name: pack.rects[template]}

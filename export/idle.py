@@ -1,0 +1,46 @@
+"""Renders an avatar's idle frames: what its network draws while nobody speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compositor_backend.avatar_frames import gather_faces
+from compositor_backend.contract import pcm_samples
+from compositor_backend.pack import AvatarPack
+from compositor_backend.windows import network_audio, request_windows
+from export.served_graph import open_session
+
+BATCH = 25
+"""Frames that the network draws at a time."""
+
+
+def silent_mouths(
+    pack: AvatarPack, network: Path, encoder: Path, progress: Callable[[int], None] | None = None
+) -> Iterator[NDArray[np.uint8]]:
+    """The mouths of all template frames in order, uint8 [n,S,S,3] at a time, drawn to digital silence.
+
+    `network` and `encoder` are the graphs that will be served; `progress` is called with the frames done so far.
+    With silence in all of a request's window, every frame of every request hears the same, so that one picture for
+    each template frame is enough, and it is the one that the avatar's ensemble would give.
+    """
+    audio = silent_audio(encoder, pack.manifest.audio_shape)
+    session = open_session(network)
+    for first in range(0, pack.frames, BATCH):
+        template = np.arange(first, min(first + BATCH, pack.frames))
+        (mouths,) = session.run(
+            ["MOUTH"], {"FACE": gather_faces(pack, template), "AUDIO": audio[: len(template)]}
+        )
+        yield mouths
+        if progress is not None:
+            progress(first + len(template))
+
+
+def silent_audio(encoder: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The network's audio input float32 [`BATCH`, *shape] for silence."""
+    windows = request_windows(np.zeros(pcm_samples(BATCH), np.int16))
+    (embedding,) = open_session(encoder).run(["EMBEDDING"], {"MEL": windows})
+    return network_audio(np.asarray(embedding, np.float32), shape)
