@@ -73,10 +73,10 @@ class System:
     in_flight: int = 1
 
     async def round(self, span_s: float) -> Round:
-        """Ask for at least `span_s`, the next request when the one before is answered."""
+        """Ask for at least `span_s` and once at least, the next request when the one before is answered."""
         before, started, frames = self._cpu_s(), time.perf_counter(), 0
         request = 0
-        while time.perf_counter() - started < span_s:
+        while not request or time.perf_counter() - started < span_s:
             numbers = range(request, request + self.in_flight)
             frames += sum(map(len, await asyncio.gather(*map(self.answer, numbers))))
             request += self.in_flight
