@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,11 +16,12 @@ from client._session import Session
 from client._settings import DEFAULT_URL, Keepalive, RetryPolicy, StreamOptions, Timeouts
 from client._speech import check_pcm
 from client._stream import FrameStream
-from client._transport import ModelState, ModelStatistics, Transport
+from client._transport import ModelState, ModelStatistics, Tensors, Transport
 from client._triton import TritonTransport
 from client.errors import (
     AudioError,
     AvatarNotFoundError,
+    AvatarNotLoadedError,
     RequestRefusedError,
     ServerError,
     ServerFaultError,
@@ -27,6 +29,7 @@ from client.errors import (
 )
 from compositor_backend import contract
 
+_log = logging.getLogger(__name__)
 _SHARED = frozenset(model.name for model in contract.SHARED_MODELS)
 
 
@@ -61,11 +64,19 @@ class LipstreamClient:
         retry: RetryPolicy | None = None,
         keepalive: Keepalive | None = None,
         transport: Transport | None = None,
+        idle_frames: bool = True,
     ) -> None:
-        """`url` is ``host:port`` of Triton's gRPC service; `transport` stands in for the connection to it."""
+        """`url` is ``host:port`` of Triton's gRPC service; `transport` stands in for the connection to it.
+
+        With `idle_frames`, chunks in whose window nothing is heard are asked of the server's model of that name:
+        the same frames, and no network runs. Where it, or an avatar's idle frames, are missing, the avatar's
+        ensemble is asked as for any other chunk.
+        """
         self._timeouts = timeouts or Timeouts()
         self._retry = retry or RetryPolicy()
         self._transport = transport or TritonTransport(url, keepalive or Keepalive())
+        self._idle_frames = idle_frames
+        self._without_idle: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -114,13 +125,14 @@ class LipstreamClient:
         first_frame: int = 0,
         in_flight: int = 4,
         rects: bool = False,
+        idle: bool = False,
     ) -> Session:
         """A conversation with an avatar; arguments as in `speak`.
 
         Requests are as long as the sound at hand allows, up to `chunk_frames`: 5 frames each while sound
-        comes in real time.
+        comes in real time. With `idle` there are frames while nobody speaks as well: see `Session`.
         """
-        options = StreamOptions(chunk_frames, first_chunk_frames, first_frame, in_flight, rects)
+        options = StreamOptions(chunk_frames, first_chunk_frames, first_frame, in_flight, rects, idle)
         return Session(contract.check_avatar_id(avatar), options, self._send)
 
     async def is_ready(self, avatar: str | None = None) -> bool:
@@ -178,9 +190,18 @@ class LipstreamClient:
         await self.close()
 
     async def _send(self, request: FrameRequest) -> list[Frame]:
-        inputs = request.inputs()
+        if self._idle_frames and request.avatar not in self._without_idle and request.silent:
+            try:
+                return await self._ask(request, contract.IDLE_FRAMES_MODEL.name, request.idle_inputs())
+            except (AvatarNotLoadedError, RequestRefusedError) as error:
+                # What is wrong with more than its idle frames, the avatar's ensemble will say.
+                self._without_idle.add(request.avatar)
+                _log.info("%s is asked for its silent frames by its ensemble: %s", request.avatar, error)
+        return await self._ask(request, request.model, request.inputs())
+
+    async def _ask(self, request: FrameRequest, model: str, inputs: Tensors) -> list[Frame]:
         answer = await retrying(
-            lambda: self._transport.infer(request.model, inputs, request.outputs, self._timeouts.request_s),
+            lambda: self._transport.infer(model, inputs, request.outputs, self._timeouts.request_s),
             self._retry,
         )
         return request.frames(answer, self.url)

@@ -27,6 +27,7 @@ _CHAIN = (
     contract.AVATAR_FRAMES_MODEL.name,
     contract.LIPSYNC_PREFIX,
     contract.COMPOSITOR_MODEL.name,
+    contract.IDLE_FRAMES_MODEL.name,
 )
 """How names of the chain's models begin, first step first."""
 

@@ -22,25 +22,31 @@ class Frame:
     """A finished frame.
 
     - `index`: Position on the avatar's timeline.
-    - `timestamp_s`: Time since the utterance's beginning.
+    - `timestamp_s`: Time since the utterance's beginning; 0 of an idle frame.
     - `jpeg`: The whole baseline JPEG.
     - `rect`: Face box x1, y1, x2, y2 in pixels, if it was asked for.
+    - `idle`: Whether it belongs to no utterance: shown by a session while nobody speaks.
     """
 
     index: int
     timestamp_s: float
     jpeg: bytes
     rect: Rect | None = None
+    idle: bool = False
 
 
 @dataclass(frozen=True)
 class FrameRequest:
-    """A request for a chunk of an utterance whose first frame is at `base` on the avatar's timeline."""
+    """A request for a chunk of an utterance whose first frame is at `base` on the avatar's timeline.
+
+    `idle` if it belongs to no utterance.
+    """
 
     avatar: str
     chunk: Chunk
     base: int
     rects: bool
+    idle: bool = False
 
     def __post_init__(self) -> None:
         if self.base + self.chunk.start + self.chunk.frames - 1 > MAX_FRAME_INDEX:
@@ -52,17 +58,25 @@ class FrameRequest:
         return contract.avatar_ensemble_name(self.avatar)
 
     @property
+    def silent(self) -> bool:
+        """Whether nothing is heard in all of its window, so that idle frames are what the network would draw."""
+        return not self.chunk.pcm.any()
+
+    @property
     def outputs(self) -> list[str]:
         """Names of the tensors asked for."""
         return [contract.JPEG.name, contract.RECT.name] if self.rects else [contract.JPEG.name]
 
     def inputs(self) -> dict[str, NDArray[Any]]:
         """The tensors to send."""
+        return {**self.idle_inputs(), contract.PCM.name: self.chunk.pcm}
+
+    def idle_inputs(self) -> dict[str, NDArray[Any]]:
+        """The tensors to send for idle frames: no sound."""
         first = self.base + self.chunk.start
         return {
             contract.AVATAR.name: np.array([self.avatar.encode()], dtype=object),
             contract.FRAME_INDEX.name: np.arange(first, first + self.chunk.frames, dtype=np.int32),
-            contract.PCM.name: self.chunk.pcm,
         }
 
     def frames(self, answer: Mapping[str, NDArray[Any]], url: str) -> list[Frame]:
@@ -80,4 +94,5 @@ class FrameRequest:
     def _frame(self, offset: int, jpeg: bytes, rect: list[int] | None) -> Frame:
         position = self.chunk.start + offset
         box = None if rect is None else (rect[0], rect[1], rect[2], rect[3])
-        return Frame(self.base + position, position / contract.FRAME_RATE_HZ, bytes(jpeg), box)
+        timestamp_s = 0.0 if self.idle else position / contract.FRAME_RATE_HZ
+        return Frame(self.base + position, timestamp_s, bytes(jpeg), box, self.idle)

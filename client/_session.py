@@ -32,6 +32,11 @@ class Session:
     silence. An utterance begins with the first `push_audio` after the session's start, after a `clear`,
     or after an ended utterance's last frame was taken.
 
+    A session with `idle` shows the avatar while nobody speaks, too: then iteration goes on after an utterance, with
+    frames whose `Frame.idle` is true, until `aclose`. They cost the server next to nothing, and they come as fast
+    as they are taken: pace them, a frame each 40 ms. An utterance follows on the idle frames requested before it,
+    five at most, and nothing jumps, since its first frames and they are drawn to the same silence.
+
     A `ServerError` out of the iteration knows `frames_delivered` of the utterance. The session stays usable:
     iterate again, when the server is back, and it continues with the first frame not delivered.
     """

@@ -97,6 +97,7 @@ class StreamOptions:
     - `first_frame`: Position of the first frame on the avatar's timeline.
     - `in_flight`: Requests under way or answered and not yet taken, at most.
     - `rects`: Whether frames carry the face box.
+    - `idle`: Whether there are frames while nobody speaks, and iteration has no end.
     """
 
     chunk_frames: int = 25
@@ -104,6 +105,7 @@ class StreamOptions:
     first_frame: int = 0
     in_flight: int = 4
     rects: bool = False
+    idle: bool = False
 
     def __post_init__(self) -> None:
         _check_chunk("chunk_frames", self.chunk_frames)

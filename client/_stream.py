@@ -8,10 +8,16 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from client._requests import Frame, FrameRequest
 from client._settings import StreamOptions
-from client._speech import SpeechBuffer
+from client._speech import Chunk, SpeechBuffer
 from client.errors import ServerError
+from compositor_backend.contract import CHUNK_GRID_FRAMES, pcm_samples
+
+IDLE_FRAMES = CHUNK_GRID_FRAMES
+"""Idle frames of a request: few, since speech that comes must wait until they have been shown."""
 
 Answer = list[Frame]
 Send = Callable[[FrameRequest], Coroutine[Any, Any, Answer]]
@@ -34,6 +40,9 @@ class FrameStream:
     place is taken until the answer's turn has come. So a slow consumer slows the requests, and memory
     stays bounded.
 
+    With `options.idle`, what is awaited while there is no speech are idle frames, a few at a time; their positions
+    are taken when they are requested, and the next utterance's follow.
+
     When a request fails, its error is raised once all frames before it have been taken. To go on, iterate
     again: what failed is sent again, and nothing is lost or doubled.
     """
@@ -45,6 +54,7 @@ class FrameStream:
         self._options = options
         self._send = send
         self._base = options.first_frame
+        self._idle_to_come = 0
         self._ready: deque[Frame] = deque()
         self._pending: deque[_Pending] = deque()
         self._tasks: set[asyncio.Task[Answer]] = set()
@@ -60,7 +70,7 @@ class FrameStream:
     @property
     def next_index(self) -> int:
         """Timeline position of the next frame that will be delivered."""
-        return self._base + self.delivered
+        return self._base + self.delivered - self._idle_to_come
 
     @property
     def drained(self) -> bool:
@@ -80,6 +90,7 @@ class FrameStream:
     def restart(self) -> None:
         """Drop the utterance and cancel its requests; the timeline goes on after the last frame delivered."""
         self._base = self.next_index
+        self._idle_to_come = 0
         self.delivered = 0
         self.speech = SpeechBuffer()
         self._cancel()
@@ -102,11 +113,29 @@ class FrameStream:
             frame = self._next_ready()
             if frame is not None:
                 return frame
-            if self.drained:
+            if self._options.idle and self._nothing_to_say:
+                self._request_idle()
+            elif self.drained:
                 break
             self._changed.clear()
             await self._changed.wait()
         raise StopAsyncIteration
+
+    @property
+    def _nothing_to_say(self) -> bool:
+        """Whether no utterance is under way, and nothing else is awaited."""
+        return not self._pending and not self._ready and (self.drained or not self.speech.samples)
+
+    def _request_idle(self) -> None:
+        if self.drained:
+            self.restart()
+        silence = np.zeros(pcm_samples(IDLE_FRAMES), np.int16)
+        request = FrameRequest(
+            self.avatar, Chunk(0, IDLE_FRAMES, silence), self._base, self._options.rects, idle=True
+        )
+        self._base += IDLE_FRAMES
+        self._idle_to_come += IDLE_FRAMES
+        self._pending.append(_Pending(request, self._start(request)))
 
     def _start(self, request: FrameRequest) -> asyncio.Task[Answer]:
         task = asyncio.get_running_loop().create_task(self._send(request))
@@ -141,8 +170,12 @@ class FrameStream:
             self.advance()
         if not self._ready:
             return None
-        self.delivered += 1
-        return self._ready.popleft()
+        frame = self._ready.popleft()
+        if frame.idle:
+            self._idle_to_come -= 1
+        else:
+            self.delivered += 1
+        return frame
 
     def _answer(self, head: _Pending) -> Answer:
         self._raised = head.failed

@@ -110,6 +110,63 @@ def decode(jpeg: bytes) -> NDArray[np.uint8]:
         return np.asarray(picture.convert("RGB"))
 
 
+def ask_silent(
+    chain: Chain, model: str, index: NDArray[np.int32], avatar: str = "demo"
+) -> dict[str, NDArray[Any]]:
+    inputs: dict[str, NDArray[Any]] = {"AVATAR": np.array([avatar.encode()], object), "FRAME_INDEX": index}
+    if model != "idle_frames":
+        inputs["PCM"] = np.zeros(contract.pcm_samples(len(index)), np.int16)
+    return ask(chain.url, model, inputs, ("JPEG", "RECT"))
+
+
+@pytest.mark.parametrize("avatar", ["demo", "other"])
+def test_idle_frames_are_what_the_network_draws_to_silence(chain: Chain, avatar: str) -> None:
+    for index in (np.arange(25), np.arange(5) + 7, np.array([2**31 - 1, 0, 3])):
+        ours, theirs = (
+            ask_silent(chain, model, index.astype(np.int32), avatar)
+            for model in ("idle_frames", f"avatar_{avatar}")
+        )
+        assert list(ours["JPEG"]) == list(theirs["JPEG"])
+        assert ours["RECT"].tolist() == theirs["RECT"].tolist()
+
+
+async def test_silence_within_speech_runs_no_network(chain: Chain, speech: NDArray[np.int16]) -> None:
+    pause = np.zeros(60 * contract.SAMPLES_PER_FRAME, np.int16)
+    pcm = np.concatenate([speech[:6400], pause, speech[6400:12800]])
+    frames: dict[bool, list[bytes]] = {}
+    runs = {}
+    for idle_frames in (False, True):
+        async with LipstreamClient(chain.url, idle_frames=idle_frames) as client:
+            before = {s.model: s for s in await client.statistics()}["lipsync_demo"]
+            stream = client.speak("demo", pcm, chunk_frames=5)
+            frames[idle_frames] = [frame.jpeg async for frame in stream]
+            after = {s.model: s for s in await client.statistics()}["lipsync_demo"]
+            runs[idle_frames] = after.since(before).rows
+    assert frames[True] == frames[False]
+    assert len(frames[True]) == 80
+    # Of the pause, chunks that hear nothing up to 480 ms ahead and 400 ms back.
+    assert 0 < runs[True] <= 80 - 30
+
+
+async def test_a_session_goes_from_idling_to_speech_and_back(chain: Chain, speech: NDArray[np.int16]) -> None:
+    pcm = speech[:12_800]
+    async with LipstreamClient(chain.url) as client, client.session("demo", idle=True) as session:
+        before = [await anext(session) for _ in range(7)]
+        session.push_audio(pcm)
+        session.end()
+        after = [await anext(session) for _ in range(40)]
+    frames = before + after
+    assert [frame.index for frame in frames] == list(range(47))
+    said = [frame for frame in frames if not frame.idle]
+    # Two requests for idle frames were under way when the speech came: it follows on them.
+    assert [frame.index for frame in said] == list(range(10, 30))
+    async with LipstreamClient(chain.url) as client:
+        spoken = [f.jpeg async for f in client.speak("demo", pcm, first_frame=10)]
+    assert [frame.jpeg for frame in said] == spoken
+    idle = ask_silent(chain, "idle_frames", np.arange(25, dtype=np.int32))["JPEG"]
+    assert [frame.jpeg for frame in before] == list(idle[:7])
+
+
 def test_the_timeline_runs_to_and_fro(chain: Chain, speech: NDArray[np.int16]) -> None:
     index = np.array([0, TEMPLATE_FRAMES - 1, TEMPLATE_FRAMES, 2 * TEMPLATE_FRAMES - 2, 2**31 - 1], np.int32)
     inputs = {

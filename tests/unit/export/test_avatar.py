@@ -126,7 +126,8 @@ def test_progress_goes_to_its_end(sources: Sources) -> None:
     told: list[tuple[str, int, int]] = []
     frames = open_frames(sources.frames)
     build_avatar(sources.settings(), frames, BOXES, lambda *step: told.append(step))
-    assert told == [("network", 0, 1), ("network", 1, 1), *(("frames", n, 4) for n in (1, 2, 3, 4))]
+    frames_told = [("frames", n, 4) for n in (1, 2, 3, 4)]
+    assert told == [("network", 0, 1), ("network", 1, 1), *frames_told, ("idle frames", 4, 4)]
 
 
 def test_a_stamp_is_kept_with_the_avatar(sources: Sources) -> None:

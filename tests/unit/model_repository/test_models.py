@@ -47,7 +47,7 @@ def test_audio_features_answers_every_request() -> None:
     assert second.error.message().startswith("PCM has shape [17279]")
 
 
-@pytest.mark.parametrize("name", ["avatar_frames", "compositor"])
+@pytest.mark.parametrize("name", ["avatar_frames", "compositor", "idle_frames"])
 def test_a_model_starts_without_avatars_and_names_the_one_it_lacks(name: str) -> None:
     inputs = {
         "AVATAR": np.array([b"bob"], object),
