@@ -95,6 +95,9 @@ perf-quick: $(VENV)/.perf avatar ## Measure the main figures in a minute: out/pe
 perf: $(VENV)/.perf avatar ## Measure everything in twenty minutes: out/perf/report.md
 	@$(PERF) run $(PERF_RUN)
 
+perf-analyzer: $(VENV)/.perf avatar ## Measure with Triton's own perf_analyzer: out/perf/report.md, out/perf/analyzer/
+	@$(PERF) run --only analyzer $(PERF_RUN)
+
 perf-targets: $(VENV)/.perf ## A line for each target and what the last report says of it
 	@$(PERF) targets $(OUT)/perf/report.json
 
@@ -116,4 +119,4 @@ docker-up: avatar ## Serve model_repository/ and avatars/ from the GPU image
 clean: ## Remove avatars/ and out/, keep .venv
 	rm -rf $(AVATARS) $(OUT)
 
-.PHONY: help install install-all avatar demo serve contact-sheet lint test unit perf-quick perf perf-targets train evaluate export docker-build docker-up clean
+.PHONY: help install install-all avatar demo serve contact-sheet lint test unit perf-quick perf perf-analyzer perf-targets train evaluate export docker-build docker-up clean
