@@ -102,6 +102,27 @@ def _note(log: LiveLog, shown: Sequence[float], start_s: float) -> None:
         log.late_s.append(at_s - (shown[0] + PLAYOUT_S + number * FRAME_S))
 
 
+async def idle_streams(
+    client: LipstreamClient, avatar: str, streams: int, span_s: float, seed: int = 0
+) -> LiveLog:
+    """So many sessions that idle for `span_s`, each taking a frame when its own clock wants one."""
+    phases = np.random.default_rng(seed).uniform(0, FRAME_S, streams)
+    log = LiveLog()
+    loop = asyncio.get_running_loop()
+    started_s = loop.time()
+
+    async def watch(phase_s: float) -> None:
+        async with client.session(avatar, idle=True) as session:
+            for number in range(math.ceil(span_s / FRAME_S)):
+                due_s = started_s + phase_s + number * FRAME_S
+                await _sleep_until(due_s)
+                log.disordered += (await anext(session)).index != number
+                log.late_s.append(loop.time() - due_s - PLAYOUT_S)
+
+    await asyncio.gather(*map(watch, phases.tolist()))
+    return log
+
+
 async def most_streams(try_streams: Callable[[int], Awaitable[bool]], limit: int) -> int:
     """The largest number up to `limit` with which `try_streams` succeeds, found by doubling, then halving."""
     good, bad = 0, limit + 1
