@@ -20,9 +20,9 @@ CLIENTS = 2
 FRAMES = 3000
 TEXT = f"""\
 Silence, through the client: the server joins what was rendered at import, and no network runs. Frames a second:
-{CLIENTS} clients, four requests of 25 frames under way each. The {STREAMS} streams are sessions that idle, each taking a
-frame every 40 ms by its own clock; their cost is the CPU time of all processes, the client's among them, over elapsed
-time.
+{CLIENTS} clients, four requests of 25 frames under way each. The {STREAMS} streams are sessions that idle, each
+taking a frame every 40 ms by its own clock; their cost is the CPU time of all processes, the client's among them, over
+elapsed time.
 """
 
 
