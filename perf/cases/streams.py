@@ -28,8 +28,7 @@ from server.settings import ROOT
 SPEECH = ROOT / "export" / "demo" / "speech" / "hello.flac"
 CLIENTS = (1, 2, 4, 8, 16)
 WARM_UP_FRAMES = 200
-LEAST_FRAMES = CLIENTS[-1] * 50
-"""Two requests for each of the most clients."""
+REQUEST_FRAMES = 25
 MOST_STREAMS = 64
 LATE_SHARE = 0.01
 """Of the frames, the share that may come too late."""
@@ -78,13 +77,20 @@ class _Subject:
     label: str
     pcm: Pcm
 
+    @property
+    def clients(self) -> tuple[int, ...]:
+        """Numbers of clients to saturate the server with."""
+        return CLIENTS[:2] if self.bench.quick else CLIENTS
+
     async def measured(self) -> Measured:
         async with LipstreamClient(self.url) as client:
             self.bench.tell(f"{self.label}: warming up")
             for _ in range(2):
                 warm = await saturate(client, self.avatar, self.pcm, 2, WARM_UP_FRAMES)
             first = await self._first_frames(client)
-            frames = max(LEAST_FRAMES, round(warm.frames_per_s * self.bench.span_s))
+            # Two requests for each of the most clients, at least.
+            least = 2 * REQUEST_FRAMES * self.clients[-1]
+            frames = max(least, round(warm.frames_per_s * self.bench.span_s))
             throughput, drop_pct, disordered = await self._saturation(client, frames)
             latency, small = await self._latency(client, frames)
             live, most = await self._live(client)
@@ -120,16 +126,17 @@ class _Subject:
         self, client: LipstreamClient, frames: int
     ) -> tuple[dict[int, list[float]], float, int]:
         rounds = 1 if self.bench.quick else 3
-        found: dict[int, list[float]] = {clients: [] for clients in CLIENTS}
+        found: dict[int, list[float]] = {clients: [] for clients in self.clients}
         disordered = 0
         for _ in range(rounds):
-            for clients in CLIENTS:
+            for clients in self.clients:
                 self.bench.tell(f"{self.label}: saturation by {clients}")
                 went = await saturate(client, self.avatar, self.pcm, clients, frames)
                 found[clients].append(went.frames_per_s)
                 disordered += went.disordered
         kept = [
-            min(found[clients][n] for clients in CLIENTS[1:]) / found[CLIENTS[0]][n] for n in range(rounds)
+            min(found[clients][n] for clients in self.clients[1:]) / found[self.clients[0]][n]
+            for n in range(rounds)
         ]
         return found, 100 * max(0.0, 1 - float(np.median(kept))), disordered
 
