@@ -190,14 +190,18 @@ class LipstreamClient:
         await self.close()
 
     async def _send(self, request: FrameRequest) -> list[Frame]:
-        if self._idle_frames and request.avatar not in self._without_idle and request.silent:
-            try:
-                return await self._ask(request, contract.IDLE_FRAMES_MODEL.name, request.idle_inputs())
-            except (AvatarNotLoadedError, RequestRefusedError) as error:
-                # What is wrong with more than its idle frames, the avatar's ensemble will say.
-                self._without_idle.add(request.avatar)
-                _log.info("%s is asked for its silent frames by its ensemble: %s", request.avatar, error)
-        return await self._ask(request, request.model, request.inputs())
+        if not self._idle_frames or request.avatar in self._without_idle or not request.silent:
+            return await self._ask(request, request.model, request.inputs())
+        try:
+            return await self._ask(request, contract.IDLE_FRAMES_MODEL.name, request.idle_inputs())
+        except (AvatarNotLoadedError, RequestRefusedError) as error:
+            refusal = error
+        # Where more is wrong than idle frames, this fails as well, and says what.
+        frames = await self._ask(request, request.model, request.inputs())
+        if request.avatar not in self._without_idle:
+            self._without_idle.add(request.avatar)
+            _log.info("%s is asked for its silent frames by its ensemble: %s", request.avatar, refusal)
+        return frames
 
     async def _ask(self, request: FrameRequest, model: str, inputs: Tensors) -> list[Frame]:
         answer = await retrying(

@@ -37,16 +37,12 @@ class Frame:
 
 @dataclass(frozen=True)
 class FrameRequest:
-    """A request for a chunk of an utterance whose first frame is at `base` on the avatar's timeline.
-
-    `idle` if it belongs to no utterance.
-    """
+    """A request for a chunk of an utterance whose first frame is at `base` on the avatar's timeline."""
 
     avatar: str
     chunk: Chunk
     base: int
     rects: bool
-    idle: bool = False
 
     def __post_init__(self) -> None:
         if self.base + self.chunk.start + self.chunk.frames - 1 > MAX_FRAME_INDEX:
@@ -94,5 +90,6 @@ class FrameRequest:
     def _frame(self, offset: int, jpeg: bytes, rect: list[int] | None) -> Frame:
         position = self.chunk.start + offset
         box = None if rect is None else (rect[0], rect[1], rect[2], rect[3])
-        timestamp_s = 0.0 if self.idle else position / contract.FRAME_RATE_HZ
-        return Frame(self.base + position, timestamp_s, bytes(jpeg), box, self.idle)
+        idle = offset >= self.chunk.frames - self.chunk.idle
+        timestamp_s = 0.0 if idle else position / contract.FRAME_RATE_HZ
+        return Frame(self.base + position, timestamp_s, bytes(jpeg), box, idle)

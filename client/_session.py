@@ -32,10 +32,14 @@ class Session:
     silence. An utterance begins with the first `push_audio` after the session's start, after a `clear`,
     or after an ended utterance's last frame was taken.
 
-    A session with `idle` shows the avatar while nobody speaks, too: then iteration goes on after an utterance, with
-    frames whose `Frame.idle` is true, until `aclose`. They cost the server next to nothing, and they come as fast
-    as they are taken: pace them, a frame each 40 ms. An utterance follows on the idle frames requested before it,
-    five at most, and nothing jumps, since its first frames and they are drawn to the same silence.
+    A session with `idle` shows the avatar while nobody speaks, too: iteration goes on before and after an utterance,
+    with frames whose `Frame.idle` is true, until `aclose`. They come as fast as they are taken: take one each 40 ms.
+    Five are requested at a time. An utterance's frames take their places when the first of them are requested, so it
+    follows on the idle frames that are there or under way then, five at most, which are shown while the network
+    works; until then, while its first sound gathers, the avatar idles on. After an utterance the network draws ten
+    idle frames more, in which it is still heard, so the mouth comes to rest as it would in one long recording;
+    `clear` has none of that: the next frame is at rest. Positions never jump, and where an answer is late it is
+    awaited. An utterance that stops in the middle, its end not known, is awaited too: `end` it, and the avatar idles.
 
     A `ServerError` out of the iteration knows `frames_delivered` of the utterance. The session stays usable:
     iterate again, when the server is back, and it continues with the first frame not delivered.
@@ -69,7 +73,7 @@ class Session:
         self._check_open()
         sound = check_pcm(pcm)
         if self._stream.drained:
-            self._stream.restart()
+            self._stream.next_utterance()
         speech = self._stream.speech
         if speech.ended:
             raise SessionError("the utterance was ended; take its last frame or clear() before more audio")
@@ -79,7 +83,7 @@ class Session:
         self._stream.advance()
 
     def end(self) -> None:
-        """The utterance is complete: its last frames are requested, and iteration ends after them."""
+        """The utterance is complete: its last frames are requested, and iteration ends after them, or idles."""
         self._check_open()
         self._stream.speech.end()
         self._stream.advance()

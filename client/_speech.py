@@ -26,11 +26,15 @@ _BYTES_PER_SAMPLE = 2
 
 @dataclass(frozen=True)
 class Chunk:
-    """Frames of an utterance from `start` on, and the PCM (int16) that a request for them carries."""
+    """Frames of an utterance from `start` on, and the PCM (int16) that a request for them carries.
+
+    The last `idle` of the frames come after the utterance's end.
+    """
 
     start: int
     frames: int
     pcm: NDArray[np.int16]
+    idle: int = 0
 
 
 def frame_count(samples: int) -> int:
@@ -50,10 +54,14 @@ def check_pcm(pcm: NDArray[Any]) -> NDArray[np.int16]:
 
 
 class SpeechBuffer:
-    """An utterance as it arrives; hands out chunk after chunk and forgets what no chunk will need again."""
+    """An utterance as it arrives; hands out chunk after chunk and forgets what no chunk will need again.
 
-    def __init__(self) -> None:
+    With `echo` it hands out the frames after its end that still hear it, too: `FRAMES_BEFORE` of them.
+    """
+
+    def __init__(self, echo: bool = False) -> None:
         self.ended = False
+        self._echo_frames = FRAMES_BEFORE if echo else 0
         self._bytes = bytearray()
         self._forgotten = 0
         self._taken = 0
@@ -62,6 +70,11 @@ class SpeechBuffer:
     def samples(self) -> int:
         """Samples that have arrived."""
         return self._forgotten + len(self._bytes) // _BYTES_PER_SAMPLE
+
+    @property
+    def frames(self) -> int:
+        """Frames of the sound that has arrived."""
+        return frame_count(self.samples)
 
     @property
     def queued_samples(self) -> int:
@@ -75,8 +88,8 @@ class SpeechBuffer:
 
     @property
     def finished(self) -> bool:
-        """Whether the sound has ended and all its frames have been handed out."""
-        return self.ended and self._taken == frame_count(self.samples)
+        """Whether the sound has ended and all its frames have been handed out, those that echo it aside."""
+        return self.ended and self._taken >= self.frames
 
     def append(self, pcm: NDArray[np.int16]) -> None:
         """More sound."""
@@ -91,17 +104,27 @@ class SpeechBuffer:
         start, stop = self._taken, self._stop(limit_frames)
         if stop == start:
             return None
-        chunk = Chunk(start, stop - start, self._window(start, stop))
+        idle = max(0, stop - max(start, self.frames)) if self.ended else 0
+        chunk = Chunk(start, stop - start, self._window(start, stop), idle)
         self._taken = stop
         self._forget()
         return chunk
 
     def _stop(self, limit_frames: int) -> int:
         if self.ended:
-            return min(self._taken + limit_frames, frame_count(self.samples))
+            return min(self._taken + limit_frames, self._end())
         ready = max(self._taken, self.samples // SAMPLES_PER_FRAME - FRAMES_AFTER)
         stop = min(self._taken + limit_frames, ready)
         return stop - stop % CHUNK_GRID_FRAMES
+
+    def _end(self) -> int:
+        """Where the last chunk of the utterance ends, and after that one, its echo."""
+        spoken = self.frames
+        if spoken == 0 or self._echo_frames == 0:
+            return spoken
+        # What echoes is a request of its own, lest the utterance's last frames wait for it, and on the grid.
+        whole = -(-spoken // CHUNK_GRID_FRAMES) * CHUNK_GRID_FRAMES
+        return whole if self._taken < spoken else spoken + self._echo_frames
 
     def _window(self, start: int, stop: int) -> NDArray[np.int16]:
         window = np.zeros(pcm_samples(stop - start), np.int16)

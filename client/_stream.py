@@ -17,7 +17,7 @@ from client.errors import ServerError
 from compositor_backend.contract import CHUNK_GRID_FRAMES, pcm_samples
 
 IDLE_FRAMES = CHUNK_GRID_FRAMES
-"""Idle frames of a request: few, since speech that comes must wait until they have been shown."""
+"""Idle frames of a request, and most that are shown before speech that is under way: it must wait for them."""
 
 Answer = list[Frame]
 Send = Callable[[FrameRequest], Coroutine[Any, Any, Answer]]
@@ -25,8 +25,11 @@ Send = Callable[[FrameRequest], Coroutine[Any, Any, Answer]]
 
 @dataclass
 class _Pending:
+    """A request under way; `frames` of its answer are wanted, from the first on."""
+
     request: FrameRequest
     task: asyncio.Task[Answer]
+    frames: int
 
     @property
     def failed(self) -> bool:
@@ -40,8 +43,10 @@ class FrameStream:
     place is taken until the answer's turn has come. So a slow consumer slows the requests, and memory
     stays bounded.
 
-    With `options.idle`, what is awaited while there is no speech are idle frames, a few at a time; their positions
-    are taken when they are requested, and the next utterance's follow.
+    With `options.idle`, idle frames fill the time in which no frame of speech has been requested, `IDLE_FRAMES` at a
+    time and not before they are awaited. The first ones after an utterance are what the network draws while it still
+    hears it. An utterance's place on the timeline is settled by its first request: it follows on the idle frames
+    that are there or under way, of which all but the next `IDLE_FRAMES` are given up.
 
     When a request fails, its error is raised once all frames before it have been taken. To go on, iterate
     again: what failed is sent again, and nothing is lost or doubled.
@@ -50,11 +55,12 @@ class FrameStream:
     def __init__(self, avatar: str, options: StreamOptions, send: Send) -> None:
         self.avatar = avatar
         self.delivered = 0
-        self.speech = SpeechBuffer()
+        self.speech = SpeechBuffer(options.idle)
+        self.next_index = options.first_frame
+        """Timeline position of the next frame that will be delivered."""
         self._options = options
         self._send = send
         self._base = options.first_frame
-        self._idle_to_come = 0
         self._ready: deque[Frame] = deque()
         self._pending: deque[_Pending] = deque()
         self._tasks: set[asyncio.Task[Answer]] = set()
@@ -68,14 +74,9 @@ class FrameStream:
         return self._closed
 
     @property
-    def next_index(self) -> int:
-        """Timeline position of the next frame that will be delivered."""
-        return self._base + self.delivered - self._idle_to_come
-
-    @property
     def drained(self) -> bool:
         """Whether the utterance has ended and all its frames have been delivered."""
-        return self.speech.finished and not self._pending and not self._ready
+        return self.speech.ended and self.delivered == self.speech.frames
 
     def advance(self) -> None:
         """Send what can be sent; call it when the speech has changed."""
@@ -83,16 +84,19 @@ class FrameStream:
             chunk = self.speech.take(self._options.limit_frames(self.speech.taken_frames))
             if chunk is None:
                 break
-            request = FrameRequest(self.avatar, chunk, self._base, self._options.rects)
-            self._pending.append(_Pending(request, self._start(request)))
+            if chunk.start == 0:
+                self._base = self._settled()
+            self._request(chunk, self._base)
         self._changed.set()
+
+    def next_utterance(self) -> None:
+        """The next one's sound will come; the present one's frames have been delivered."""
+        self.delivered = 0
+        self.speech = SpeechBuffer(self._options.idle)
 
     def restart(self) -> None:
         """Drop the utterance and cancel its requests; the timeline goes on after the last frame delivered."""
-        self._base = self.next_index
-        self._idle_to_come = 0
-        self.delivered = 0
-        self.speech = SpeechBuffer()
+        self.next_utterance()
         self._cancel()
         self._changed.set()
 
@@ -113,7 +117,7 @@ class FrameStream:
             frame = self._next_ready()
             if frame is not None:
                 return frame
-            if self._options.idle and self._nothing_to_say:
+            if self._options.idle:
                 self._request_idle()
             elif self.drained:
                 break
@@ -121,21 +125,29 @@ class FrameStream:
             await self._changed.wait()
         raise StopAsyncIteration
 
-    @property
-    def _nothing_to_say(self) -> bool:
-        """Whether no utterance is under way, and nothing else is awaited."""
-        return not self._pending and not self._ready and (self.drained or not self.speech.samples)
-
     def _request_idle(self) -> None:
-        if self.drained:
-            self.restart()
-        silence = np.zeros(pcm_samples(IDLE_FRAMES), np.int16)
-        request = FrameRequest(
-            self.avatar, Chunk(0, IDLE_FRAMES, silence), self._base, self._options.rects, idle=True
-        )
-        self._base += IDLE_FRAMES
-        self._idle_to_come += IDLE_FRAMES
-        self._pending.append(_Pending(request, self._start(request)))
+        """Ask for some idle frames if there is nothing else to wait for."""
+        speaking = self.speech.taken_frames > 0 and not self.drained
+        if not speaking and not self._pending:
+            silence = np.zeros(pcm_samples(IDLE_FRAMES), np.int16)
+            self._request(Chunk(0, IDLE_FRAMES, silence, idle=IDLE_FRAMES), self.next_index)
+
+    def _settled(self) -> int:
+        """The position after those idle frames to come that will be shown; the others are given up."""
+        room = IDLE_FRAMES
+        while len(self._ready) > room:
+            self._ready.pop()
+        room -= len(self._ready)
+        for pending in self._pending:
+            pending.frames = min(pending.frames, room)
+            room -= pending.frames
+        while self._pending and self._pending[-1].frames == 0:
+            self._pending.pop().task.cancel()
+        return self.next_index + IDLE_FRAMES - room
+
+    def _request(self, chunk: Chunk, base: int) -> None:
+        request = FrameRequest(self.avatar, chunk, base, self._options.rects)
+        self._pending.append(_Pending(request, self._start(request), chunk.frames))
 
     def _start(self, request: FrameRequest) -> asyncio.Task[Answer]:
         task = asyncio.get_running_loop().create_task(self._send(request))
@@ -171,16 +183,14 @@ class FrameStream:
         if not self._ready:
             return None
         frame = self._ready.popleft()
-        if frame.idle:
-            self._idle_to_come -= 1
-        else:
-            self.delivered += 1
+        self.next_index = frame.index + 1
+        self.delivered += not frame.idle
         return frame
 
     def _answer(self, head: _Pending) -> Answer:
         self._raised = head.failed
         try:
-            return head.task.result()
+            return head.task.result()[: head.frames]
         except ServerError as error:
             error.frames_delivered = self.delivered
             raise

@@ -2,14 +2,24 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from client import Frame, LipstreamClient, MemoryTransport, RequestRefusedError, RetryPolicy, ServerFaultError
+from client import (
+    AvatarNotLoadedError,
+    Frame,
+    LipstreamClient,
+    MemoryTransport,
+    RequestRefusedError,
+    RetryPolicy,
+    ServerFaultError,
+)
 from client._transport import Tensors
-from tests.unit.client.speaker import FRAME, answer, frames_of, noise
+from tests.unit.client.speaker import FRAME, Desk, answer, frames_of, noise, serving, settle
 
 ONCE = RetryPolicy(attempts=1)
 SILENCE = np.zeros((10 + 5 + 12) * FRAME, np.int16)
@@ -22,7 +32,7 @@ class Server:
         self.asked: list[tuple[str, int]] = []
         self.refusal: Exception | None = None
 
-    async def __call__(self, model: str, inputs: Tensors) -> dict[str, np.ndarray]:
+    async def __call__(self, model: str, inputs: Tensors) -> dict[str, NDArray[Any]]:
         self.asked.append((model, int(inputs["FRAME_INDEX"][0])))
         if model != "idle_frames":
             return answer(inputs)
@@ -42,11 +52,11 @@ def server() -> Server:
     return Server()
 
 
-async def connect(server: Server, *models: str, **options: bool) -> LipstreamClient:
+async def connect(server: Server, *models: str, idle_frames: bool = True) -> LipstreamClient:
     transport = MemoryTransport(server, models=models)
     for model in models:
         await transport.load(model, 1)
-    return LipstreamClient(transport=transport, retry=ONCE, **options)
+    return LipstreamClient(transport=transport, retry=ONCE, idle_frames=idle_frames)
 
 
 @pytest.fixture
@@ -55,7 +65,7 @@ async def client(server: Server) -> AsyncIterator[LipstreamClient]:
         yield client
 
 
-async def speak(client: LipstreamClient, pcm: np.ndarray) -> list[Frame]:
+async def speak(client: LipstreamClient, pcm: NDArray[np.int16]) -> list[Frame]:
     return [f async for f in client.speak("demo", pcm, chunk_frames=5, in_flight=1)]
 
 
@@ -105,6 +115,35 @@ async def test_an_avatar_without_idle_frames_is_asked_for_them_once(
     assert server.models == ["idle_frames", *["avatar_demo"] * 3]
 
 
+async def test_a_server_that_has_lost_the_avatar_is_asked_for_idle_frames_when_it_is_back(
+    server: Server,
+) -> None:
+    transport = MemoryTransport(server, models=["avatar_demo", "idle_frames"])
+    async with LipstreamClient(transport=transport, retry=ONCE) as client:
+        with pytest.raises(AvatarNotLoadedError, match="demo"):
+            await speak(client, SILENCE[: 5 * FRAME])
+        for model in ("avatar_demo", "idle_frames"):
+            await transport.load(model, 1)
+        await speak(client, SILENCE[: 5 * FRAME])
+    assert server.models == ["idle_frames"]
+
+
+async def test_several_requests_that_are_refused_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    async with LipstreamClient(
+        transport=await serving(MemoryTransport(desk, models=["avatar_demo"]), "demo"), retry=ONCE
+    ) as client:
+        with caplog.at_level(logging.INFO):
+            pcm = np.zeros(15 * FRAME, np.int16)
+            stream = client.speak("demo", pcm, chunk_frames=5, in_flight=3)
+            reading = asyncio.create_task(collect(stream))
+            await settle()
+            assert len(desk.open) == 3
+            await desk.answer_until(reading)
+    assert reading.result() == frames_of(pcm)
+    assert len(caplog.records) == 1
+
+
 async def test_a_fault_of_the_model_is_no_reason_to_run_a_network(
     client: LipstreamClient, server: Server
 ) -> None:
@@ -115,6 +154,18 @@ async def test_a_fault_of_the_model_is_no_reason_to_run_a_network(
 
 
 # --- idle sessions ---
+async def collect(frames: AsyncIterator[Frame]) -> list[Frame]:
+    return [frame async for frame in frames]
+
+
+def jpegs(frames: Iterable[Frame]) -> list[bytes]:
+    return [frame.jpeg for frame in frames]
+
+
+def at_rest(count: int, first_frame: int) -> list[bytes]:
+    return jpegs(frames_of(np.zeros(count * FRAME, np.int16), first_frame=first_frame))
+
+
 async def take(session: AsyncIterator[Frame], count: int) -> list[Frame]:
     return [await anext(session) for _ in range(count)]
 
@@ -129,9 +180,7 @@ async def test_a_session_idles_as_long_as_it_is_asked(client: LipstreamClient, s
     assert server.asked == [("idle_frames", 100), ("idle_frames", 105), ("idle_frames", 110)]
 
 
-async def test_speech_follows_on_the_idle_frames_requested_before_it(
-    client: LipstreamClient, server: Server
-) -> None:
+async def test_speech_follows_on_the_idle_frames_requested_before_it(client: LipstreamClient) -> None:
     pcm = noise(12 * FRAME)
     async with client.session("demo", idle=True) as session:
         frames = await take(session, 3)
@@ -139,36 +188,153 @@ async def test_speech_follows_on_the_idle_frames_requested_before_it(
         session.end()
         assert session.next_index == 3
         frames += await take(session, 20)
-        assert session.frames_delivered == 0  # of a new utterance that has not begun
+        assert session.frames_delivered == 12
+        assert session.next_index == 23
     assert [frame.index for frame in frames] == list(range(23))
     said = [frame for frame in frames if not frame.idle]
     assert said == frames_of(pcm, first_frame=5)
     assert [frame.index for frame in frames if frame.idle] == [*range(5), *range(17, 23)]
 
 
+@pytest.mark.parametrize("length", [1, 5, 12, 30, 33])
+async def test_the_mouth_comes_to_rest_as_in_one_long_recording(
+    client: LipstreamClient, server: Server, length: int
+) -> None:
+    pcm = noise(length * FRAME - 7)
+    long = np.concatenate([pcm, np.zeros(30 * FRAME, np.int16)])
+    async with client.session("demo", idle=True) as session:
+        session.push_audio(pcm)
+        session.end()
+        frames = await take(session, length + 25)
+    assert jpegs(frames) == jpegs(frames_of(long)[: length + 25])
+    assert [frame.idle for frame in frames] == [False] * length + [True] * 25
+    assert all(frame.timestamp_s == 0 for frame in frames[length:])
+    # Ten frames after its end the utterance is not heard any more.
+    assert next(first for model, first in server.asked if model == "idle_frames") == length + 10
+
+
+async def test_the_last_words_do_not_wait_for_the_network_to_come_to_rest() -> None:
+    desk = Desk()
+    transport = await serving(MemoryTransport(desk, models=["avatar_demo"]), "demo")
+    async with LipstreamClient(transport=transport) as client, client.session("demo", idle=True) as session:
+        session.push_audio(noise(12 * FRAME))
+        session.end()
+        await settle()
+        assert [(call.first, call.frames) for call in desk.calls] == [(0, 5), (5, 10), (15, 7)]
+        for call in desk.calls[:2]:
+            call.answer()
+        assert len(await take(session, 15)) == 15
+
+
 async def test_one_utterance_after_another_without_idling_between(client: LipstreamClient) -> None:
-    first, second = noise(7 * FRAME, 1), noise(6 * FRAME, 2)
+    first, second = noise(10 * FRAME, 1), noise(6 * FRAME, 2)
     async with client.session("demo", idle=True) as session:
         session.push_audio(first)
         session.end()
-        frames = await take(session, 7)
+        frames = await take(session, 10)
         session.push_audio(second)
         session.end()
-        frames += await take(session, 6)
-    assert frames == frames_of(first) + frames_of(second, first_frame=7)
+        frames += await take(session, 11)
+    said = [frame for frame in frames if not frame.idle]
+    # Of the frames in which the first one fades, those that were to be shown next.
+    assert [frame.index for frame in frames if frame.idle] == [10, 11, 12, 13, 14]
+    assert said == frames_of(first) + frames_of(second, first_frame=15)
 
 
-async def test_while_speech_is_open_nothing_idles(client: LipstreamClient, server: Server) -> None:
-    """Frames of speech that is still to come are awaited: idling now would make the mouth late."""
+@pytest.mark.parametrize("answered", [False, True])
+async def test_frames_given_up_leave_no_gap(answered: bool) -> None:
+    """Ten frames fade out; five are shown before the next utterance, whether they are there or under way."""
+    desk = Desk()
+    transport = await serving(MemoryTransport(desk, models=["avatar_demo"]), "demo")
+    first, second = noise(5 * FRAME, 1), noise(7 * FRAME, 2)
+    async with LipstreamClient(transport=transport) as client, client.session("demo", idle=True) as session:
+        session.push_audio(first)
+        session.end()
+        await settle()
+        assert [(call.first, call.frames) for call in desk.calls] == [(0, 5), (5, 10)]
+        for call in desk.calls[: 1 + answered]:
+            call.answer()
+        frames = await take(session, 5)
+        if answered:
+            frames += await take(session, 2)
+        session.push_audio(second)
+        session.end()
+        reading = asyncio.create_task(take(session, 5 + 7 + 3))
+        await desk.answer_until(reading)
+    frames += reading.result()
+    start = 12 if answered else 10
+    assert [frame.index for frame in frames] == list(range(len(frames)))
+    assert [frame for frame in frames if not frame.idle] == frames_of(first) + frames_of(
+        second, first_frame=start
+    )
+
+
+async def test_while_the_first_sound_gathers_the_avatar_idles(
+    client: LipstreamClient, server: Server
+) -> None:
+    """Live, an utterance's first request waits for 680 ms of sound."""
+    pcm = noise(30 * FRAME)
+    frames = []
     async with client.session("demo", idle=True) as session:
-        session.push_audio(noise(3 * FRAME))
+        for start in range(0, len(pcm), FRAME):
+            session.push_audio(pcm[start : start + FRAME])
+            frames += await take(session, 1)
+        session.end()
+        frames += await take(session, 30)
+    begun = next(number for number, frame in enumerate(frames) if not frame.idle)
+    assert begun == 20  # the first border of idle chunks after the 17th frame of sound
+    assert jpegs(frames[:begun]) == at_rest(begun, 0)
+    assert frames[begun : begun + 30] == frames_of(pcm, first_frame=begun)
+    assert [frame.index for frame in frames] == list(range(60))
+
+
+async def test_an_open_utterance_is_awaited(client: LipstreamClient, server: Server) -> None:
+    async with client.session("demo", idle=True) as session:
+        session.push_audio(noise(17 * FRAME))
+        assert not any(frame.idle for frame in await take(session, 5))
         waiting = asyncio.create_task(anext(session))
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await settle()
         assert not waiting.done()
-        assert server.asked == []
+        assert server.models == ["avatar_demo"]
         session.end()
         assert not (await waiting).idle
+
+
+async def test_an_idle_session_goes_on_where_the_server_went_away(
+    client: LipstreamClient, server: Server
+) -> None:
+    async with client.session("demo", idle=True) as session:
+        frames = await take(session, 5)
+        server.refusal = ServerFaultError("fault 1", url="memory:1")
+        with pytest.raises(ServerFaultError, match="fault 1"):
+            await anext(session)
+        server.refusal = None
+        pcm = noise(3 * FRAME)
+        session.push_audio(pcm)
+        session.end()
+        frames += await take(session, 8)
+    # What was requested in vain is sent again; the utterance follows on it.
+    assert jpegs(frames[:10]) == at_rest(10, 0)
+    assert frames[10:] == frames_of(pcm, first_frame=10)
+
+
+async def test_an_interruption_shows_the_avatar_at_rest(client: LipstreamClient) -> None:
+    async with client.session("demo", idle=True) as session:
+        session.push_audio(noise(20 * FRAME))
+        await take(session, 4)
+        session.clear()
+        assert jpegs(await take(session, 7)) == at_rest(7, 4)
+
+
+async def test_with_one_request_at_a_time(client: LipstreamClient) -> None:
+    pcm = noise(13 * FRAME)
+    async with client.session("demo", idle=True, in_flight=1) as session:
+        frames = await take(session, 6)
+        session.push_audio(pcm)
+        session.end()
+        frames += await take(session, 40)
+    assert [frame.index for frame in frames] == list(range(46))
+    assert [frame for frame in frames if not frame.idle] == frames_of(pcm, first_frame=10)
 
 
 async def test_an_interruption_drops_idle_frames_to_come(client: LipstreamClient) -> None:
