@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from server.onnxruntime_backend.batching import Answer, Batcher, Request, Tensors
+from server.onnxruntime_backend.batching import Answer, Batcher, Request
 from server.onnxruntime_backend.config import ModelConfig, parse_model_config
 from server.onnxruntime_backend.graph import check_graph, read_graph
+from server.onnxruntime_backend.pieces import PieceRunner, rows_at_a_time
 from server.onnxruntime_backend.providers import Device
-from server.onnxruntime_backend.session import ORT_ERRORS, create_session
+from server.onnxruntime_backend.session import ORT_ERRORS, choose_threads, create_session, usable_cpus
 
 
 class OnnxModel:
@@ -22,7 +23,9 @@ class OnnxModel:
         self.config = config
         self._session = create_session(config, version_folder, device)
         check_graph(config, read_graph(self._session))
-        self._batcher = Batcher(config.name, self._run, batched=config.batched, errors=ORT_ERRORS)
+        rows = rows_at_a_time(config, device, choose_threads(config, device, usable_cpus()).intra_op)
+        runner = PieceRunner(self._session, config, rows)
+        self._batcher = Batcher(config.name, runner, batched=config.batched, errors=ORT_ERRORS)
 
     @classmethod
     def from_triton(cls, args: Mapping[str, str]) -> OnnxModel:
@@ -40,7 +43,3 @@ class OnnxModel:
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer for each request, in order."""
         return self._batcher.answer(requests)
-
-    def _run(self, wanted: Collection[str], inputs: Tensors) -> Tensors:
-        names = sorted(wanted)
-        return dict(zip(names, self._session.run(names, inputs), strict=True))
