@@ -26,7 +26,16 @@ from export.boxes import read_boxes
 from export.check import check_avatars
 from export.errors import ExportError
 from export.frames import open_frames
-from tests.support.avatar_sources import BOXES, HEIGHT, KEY, WIDTH, Sources, encoder_graph, network_graph
+from tests.support.avatar_sources import (
+    BOXES,
+    HEIGHT,
+    KEY,
+    WIDTH,
+    Sources,
+    drawn_mouth,
+    encoder_graph,
+    network_graph,
+)
 from tests.support.networks import random_encoder, random_unet, save
 from tests.support.scenes import textured
 
@@ -130,6 +139,29 @@ def test_progress_goes_to_its_end(sources: Sources) -> None:
     assert told == [("network", 0, 1), ("network", 1, 1), *frames_told, ("idle frames", 4, 4)]
 
 
+def assert_idle_frames_are_the_networks(folder: Path) -> None:
+    with AvatarPack(folder) as pack:
+        silence = np.full((4, 32, 16, 16), -4, np.float32)  # what `encoder_graph` makes of it
+        mouths, keys = drawn_mouth(pack.faces, silence), np.full((4, 1), KEY, np.int64)
+        assert [pack.idle_jpeg(n) for n in range(4)] == compose(pack, np.arange(4), mouths, keys)
+        pack.verify()
+
+
+def test_idle_frames_are_what_the_network_draws_to_silence(sources: Sources) -> None:
+    assert_idle_frames_are_the_networks(build(sources))
+
+
+def test_idle_frames_are_drawn_by_an_encoder_that_is_there_already(sources: Sources) -> None:
+    build(sources)
+    assert_idle_frames_are_the_networks(build(sources, avatar_id="bob"))
+
+
+def test_damaged_idle_frames_are_found(sources: Sources) -> None:
+    path = build(sources) / "idle_data.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    assert any("idle_data.npy is damaged" in text for text in findings(sources.avatars))
+
+
 def test_a_stamp_is_kept_with_the_avatar(sources: Sources) -> None:
     folder = build(sources, stamp="made of this and that\n")
     assert (folder / STAMP_FILE).read_text() == "made of this and that\n"
@@ -149,6 +181,9 @@ def test_without_an_encoder_there_is_only_the_ensemble_that_takes_features(sourc
     assert not (folder / "config.pbtxt").exists()
     manifest = Manifest.load(folder)
     assert (manifest.family, manifest.audio_mode, manifest.encoder) == ("160", "hubert", None)
+    with AvatarPack(folder) as pack:
+        assert not pack.has_idle
+    assert not list(folder.glob("idle_*"))
     assert findings(sources.avatars) == []
 
 
