@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    cases = select(options.quick, options.only)
+    cases = select(options.quick, options.only, gpu=options.gpu)
     measured: list[Report] = []
 
     def keep(report: Report) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from compositor_backend.blend import resize
 from compositor_backend.contract import avatar_ensemble_name
+from compositor_backend.errors import PackError
 from compositor_backend.geometry import Box
 from compositor_backend.pack import AvatarPack
 from compositor_backend.timeline import template_frames
@@ -108,16 +110,40 @@ def build_null_avatar(avatars: Path, demo: Path, avatar_id: str, size: str, fram
 
     One that is there already, with that many frames, stays.
     """
+    return _build(
+        avatars, demo, avatar_id, size, frames, lambda: write_null_network(avatars.parent / "null.onnx")
+    )
+
+
+def build_full_width_avatar(avatars: Path, demo: Path, avatar_id: str, frames: int = 50) -> Path:
+    """The same at 1280x720 with a U-Net of full width and random weights; needs torch, to write it."""
+    return _build(
+        avatars, demo, avatar_id, "1280x720", frames, lambda: _full_width(avatars.parent / "full-width.onnx")
+    )
+
+
+def _full_width(path: Path) -> Path:
+    import torch
+
+    from export.networks.unet import LipSyncUNet
+    from export.onnx_export import write_unet
+
+    torch.manual_seed(0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_unet(LipSyncUNet().eval(), hashlib.sha256(b"full width, random").hexdigest(), path)
+    return path
+
+
+def _build(
+    avatars: Path, demo: Path, avatar_id: str, size: str, frames: int, network: Callable[[], Path]
+) -> Path:
     folder = avatars / avatar_ensemble_name(avatar_id)
-    if folder.exists():
-        with AvatarPack(folder) as pack:
-            if pack.frames == frames:
-                return folder
-    network = write_null_network(avatars.parent / "null.onnx")
+    if _is_built(folder, frames):
+        return folder
     settings = AvatarSettings(
         avatar_id=avatar_id,
         avatars=avatars,
-        network=NetworkSource(network),
+        network=NetworkSource(network()),
         encoder=WEIGHTS / ENCODER_FILE,
         encoder_name=DEMO_ID,
         replace=True,
@@ -125,3 +151,12 @@ def build_null_avatar(avatars: Path, demo: Path, avatar_id: str, size: str, fram
     with AvatarPack(demo / avatar_ensemble_name(DEMO_ID)) as pack:
         source = FramesOfPack(pack, SIZES[size], frames)
         return build_avatar(settings, source, [source.box(number) for number in source.origin])
+
+
+def _is_built(folder: Path, frames: int) -> bool:
+    """Whether there is a pack of this version with that many frames; one of an earlier version is made anew."""
+    try:
+        with AvatarPack(folder) as pack:
+            return pack.frames == frames and pack.has_idle
+    except PackError:
+        return False

@@ -22,11 +22,15 @@ class CaseError(LipstreamError):
 
 @dataclass(frozen=True)
 class Case:
-    """A module with a function ``measure(bench)``, imported when its turn comes; `quick`: in a quick run too."""
+    """A module with a function ``measure(bench)``, imported when its turn comes.
+
+    `quick`: in a quick run too; `gpu`: only where there is one, unless asked for by name.
+    """
 
     name: str
     module: str
     quick: bool = False
+    gpu: bool = False
 
     def measure(self, bench: Bench) -> Section:
         """What the case found; `CaseError` for whatever it, or what it needs, refuses."""
@@ -53,6 +57,7 @@ CASES = (
     Case("memory", "perf.cases.memory"),
     Case("streams", "perf.cases.streams"),
     Case("analyzer", "perf.cases.analyzer"),
+    Case("gpu", "perf.cases.gpu", gpu=True),
 )
 
 
@@ -66,7 +71,9 @@ class Progress(Protocol):
         """It is measured."""
 
 
-def select(quick: bool, only: Sequence[str] = (), cases: Sequence[Case] = CASES) -> list[Case]:
+def select(
+    quick: bool, only: Sequence[str] = (), cases: Sequence[Case] = CASES, gpu: bool = False
+) -> list[Case]:
     """The cases of a quick or full run, or those named in `only`, in the suite's order; `SettingsError` if unknown."""
     known = [case.name for case in cases]
     for name in only:
@@ -74,7 +81,7 @@ def select(quick: bool, only: Sequence[str] = (), cases: Sequence[Case] = CASES)
             raise SettingsError(f"there is no case {name!r}; there are {', '.join(known)}")
     if only:
         return [case for case in cases if case.name in only]
-    return [case for case in cases if case.quick or not quick]
+    return [case for case in cases if (case.quick or not quick) and (gpu or not case.gpu)]
 
 
 def run(bench: Bench, cases: Iterable[Case], progress: Progress, save: Callable[[Report], None]) -> Report:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perf.bench import Bench
-from perf.cases import frame_sizes, idle, stages, streams
+from perf.cases import frame_sizes, gpu, idle, stages, streams
 from perf.results import Section
 from perf.subjects import SIZES
 
@@ -51,3 +51,12 @@ def test_streams(bench: Bench) -> None:
     assert found["streams.demo.first_frame_ms"] > 0
     assert found["streams.p99_to_p50"] >= 1
     assert {plot.name for plot in section.plots} == {"throughput", "ages"}
+
+
+@pytest.mark.slow
+def test_the_gpu_case_runs_without_one(bench: Bench) -> None:
+    """All of it but the device."""
+    found = values(gpu.measure(bench))
+    assert found["gpu.fps"] > 0
+    assert found["gpu.network_fps"] > found["gpu.fps"] / 2
+    assert 0 < found["gpu.roofline_share"] < 1
