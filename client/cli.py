@@ -1,15 +1,17 @@
-"""The client's command line: speak, and see, load and unload avatars."""
+"""The client's command line: speak, idle, and see, load and unload avatars."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -21,8 +23,10 @@ from client._speech import frame_count
 from client.audio import Recording, read_audio
 from client.errors import AudioError, LipstreamError, ServerError, ServerUnavailableError, SinkError
 from client.sinks import JpegFolderSink, Mp4Sink, NullSink, Sink
+from compositor_backend.contract import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 
 URL_VARIABLE = "LIPSTREAM_URL"
+MAX_IDLE_S = 3600
 
 EXIT_FAILED = 1
 EXIT_UNAVAILABLE = 3
@@ -63,12 +67,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _speak(options: argparse.Namespace, console: Console) -> None:
-    speech = read_audio(options.audio)
+    await _say(options, console, read_audio(options.audio), "speaks")
+
+
+async def _idle(options: argparse.Namespace, console: Console) -> None:
+    """Silence is an utterance like any other; the server has its frames ready."""
+    silence = np.zeros(round(options.seconds * SAMPLE_RATE_HZ), np.float32)
+    await _say(options, console, Recording(silence, SAMPLE_RATE_HZ), "idles")
+
+
+async def _say(options: argparse.Namespace, console: Console, speech: Recording, does: str) -> None:
     pcm = speech.pcm()
     sinks = _sinks(options, speech)
     async with LipstreamClient(options.url) as client:
         with _progress(console, options.quiet) as progress:
-            task = progress.add_task(f"{options.avatar} speaks", total=frame_count(len(pcm)))
+            task = progress.add_task(f"{options.avatar} {does}", total=frame_count(len(pcm)))
             try:
                 report = await speak_to_sinks(
                     client,
@@ -165,7 +178,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    _add_speak(commands.add_parser("speak", help="say a sound file and write the frames"))
+    speak = _add_say(commands.add_parser("speak", help="say a sound file and write the frames"), _speak)
+    speak.add_argument("--audio", required=True, type=Path, help="sound file, any rate and channel count")
+    idle = _add_say(
+        commands.add_parser("idle", help="write the frames of an avatar that nobody speaks through"), _idle
+    )
+    idle.add_argument("--seconds", required=True, type=_seconds, help=f"how long, up to {MAX_IDLE_S}")
     for name, command, text in (
         ("load", _load, "load an avatar and wait until it is ready"),
         ("unload", _unload, "unload an avatar"),
@@ -176,10 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_speak(parser: argparse.ArgumentParser) -> None:
-    _add_common(parser, _speak)
+def _add_say(parser: argparse.ArgumentParser, command: Command) -> argparse.ArgumentParser:
+    _add_common(parser, command)
     parser.add_argument("--avatar", required=True, help="the avatar's id")
-    parser.add_argument("--audio", required=True, type=Path, help="sound file, any rate and channel count")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for 000000.jpg, 000001.jpg …")
     parser.add_argument("--mp4", type=Path, metavar="FILE", help="video with sound")
     parser.add_argument("--report", type=Path, metavar="FILE", help="figures of the run as JSON")
@@ -193,6 +210,15 @@ def _add_speak(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first-chunk", type=int, default=5, metavar="N", help="of the first request (5)")
     parser.add_argument("--in-flight", type=int, default=4, metavar="N", help="requests at a time (4)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no tables")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    """A length that makes one frame or more; `ArgumentTypeError` otherwise."""
+    with contextlib.suppress(ValueError):
+        if 1 / FRAME_RATE_HZ <= (seconds := float(text)) <= MAX_IDLE_S:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text[:80]!r}; {1 / FRAME_RATE_HZ} to {MAX_IDLE_S} is wanted")
 
 
 def _add_common(parser: argparse.ArgumentParser, command: Command) -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -111,6 +112,19 @@ async def test_frames_do_not_depend_on_how_the_utterance_was_cut(client: Lipstre
 async def test_face_boxes(client: LipstreamClient) -> None:
     frames = [frame async for frame in client.speak("demo", noise(7 * FRAME), rects=True)]
     assert [frame.rect for frame in frames] == [box(index) for index in range(7)]
+
+
+async def test_a_server_without_idle_frames_draws_them(
+    client: LipstreamClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    pcm = np.zeros(20 * FRAME, np.int16)
+    with caplog.at_level(logging.INFO, "client"):
+        assert [frame async for frame in client.speak("demo", pcm, first_chunk_frames=None)] == frames_of(pcm)
+        async with client.session("demo", idle=True) as session:
+            idle = [await anext(session) for _ in range(7)]
+    assert [frame.jpeg for frame in idle] == [frame.jpeg for frame in frames_of(pcm)[:7]]
+    (record,) = caplog.records
+    assert "demo is asked for its silent frames by its ensemble" in record.getMessage()
 
 
 async def test_six_clients_at_once_get_what_each_gets_alone(triton: TritonServer) -> None:

@@ -113,6 +113,29 @@ def test_quiet_says_nothing(server: Server, speech: Path, capsys: pytest.Capture
     assert (code, *capsys.readouterr()) == (0, "", "")
 
 
+async def rest(request: Any, context: Any) -> Any:
+    """The answer of `idle_frames`, which hears nothing."""
+    assert request.model_name == "idle_frames"
+    tensors = dict(zip((tensor.name for tensor in request.inputs), request.raw_input_contents, strict=True))
+    assert set(tensors) == {"AVATAR", "FRAME_INDEX"}
+    response = service_pb2.ModelInferResponse(model_name=request.model_name)
+    indices = np.frombuffer(tensors["FRAME_INDEX"], np.int32)
+    response.outputs.add(name="JPEG", datatype="BYTES", shape=[len(indices)])
+    response.raw_output_contents.append(strings(*(PICTURES[index] for index in indices)))
+    return response
+
+
+def test_idling_writes_frames_that_no_network_drew(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.service.handler = rest
+    arguments = ["--avatar", "demo", "--seconds", "1.5", "--url", server.url, "--out", str(tmp_path / "out")]
+    code = cli.main(["idle", *arguments])
+    assert code == 0, capsys.readouterr().err
+    files = sorted((tmp_path / "out").iterdir())
+    assert [file.read_bytes() for file in files] == PICTURES[:38]
+
+
 def test_avatars_are_listed(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["avatars", "--url", server.url]) == 0
     printed = capsys.readouterr().out
@@ -230,7 +253,12 @@ def test_ctrl_c_stops_at_once_and_keeps_what_there_is(server: Server, speech: Pa
     assert [path.name for path in tmp_path.glob("*.mp4")] == ["a.partial.mp4"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["sing"], ["speak", "--avatar", "demo"], ["load"]])
+IDLE = ["idle", "--avatar", "demo", "--seconds"]
+USAGE = [[], ["sing"], ["speak", "--avatar", "demo"], ["load"], IDLE[:-1]]
+USAGE += [[*IDLE, seconds] for seconds in ("long", "0", "-1", "nan", "inf", "3601")]
+
+
+@pytest.mark.parametrize("arguments", USAGE)
 def test_wrong_usage_is_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)

@@ -19,12 +19,12 @@ def padded_slice(pcm: NDArray[np.int16], start: int, frames: int) -> NDArray[np.
     return padded[(100 + start - 10) * FRAME : (100 + start + frames + 12) * FRAME]
 
 
-@given(PUSHES, LIMITS, st.data())
+@given(PUSHES, LIMITS, st.booleans(), st.data())
 def test_any_pushes_and_limits_give_the_slices_of_the_whole_utterance(
-    pushes: list[int], limit: int, data: st.DataObject
+    pushes: list[int], limit: int, echo: bool, data: st.DataObject
 ) -> None:
     pcm = noise(sum(pushes))
-    buffer, at = SpeechBuffer(), 0
+    buffer, at = SpeechBuffer(echo), 0
     chunks: list[Chunk] = []
     for size in pushes:
         buffer.append(pcm[at : at + size])
@@ -38,7 +38,9 @@ def test_any_pushes_and_limits_give_the_slices_of_the_whole_utterance(
     while chunk := buffer.take(limit):
         chunks.append(chunk)
     assert buffer.finished
-    assert sum(chunk.frames for chunk in chunks) == frame_count(len(pcm))
+    assert sum(chunk.frames - chunk.idle for chunk in chunks) == frame_count(len(pcm))
+    # Nobody can hear the utterance later than that.
+    assert sum(chunk.idle for chunk in chunks) == (10 if echo and len(pcm) else 0)
     expected_start = 0
     for chunk in chunks:
         assert chunk.start == expected_start
