@@ -20,6 +20,7 @@
 /* Taps of a column come in groups of so many; bytes that may be read past the end of a line, or written. */
 #define GROUP 4
 #define SLACK 64
+#define CACHE_LINE 64
 /* A column's weights are stored as they are multiplied: taps 0 1 0 1 0 1 0 1 2 3 2 3 2 3 2 3 of each group. */
 #define SPREAD 4
 /* Columns are made so many at a time; their tables are filled up to a multiple of that. */
@@ -209,6 +210,13 @@ void lipstream_paste(
 #endif
     for (int32_t y = 0; y < height; y++, under += stride) {
         const uint8_t *rows = mouth + (ptrdiff_t)row_first[y] * line_bytes;
+        /* The mouth comes from another process: fetch what the row after the next one will read for the first time. */
+        if (y + 2 < height) {
+            const ptrdiff_t from = (ptrdiff_t)(row_first[y + 1] + row_taps) * line_bytes;
+            const ptrdiff_t to = (ptrdiff_t)(row_first[y + 2] + row_taps) * line_bytes;
+            for (ptrdiff_t i = from; i < to; i += CACHE_LINE)
+                __builtin_prefetch(mouth + i);
+        }
         const int16_t *weights = row_weights + (ptrdiff_t)y * row_taps;
 #ifdef HAS_AVX2
         if (avx2) {
