@@ -18,7 +18,6 @@ from compositor_backend.contract import (
     COMPOSITOR_MODEL,
     SAMPLES_PER_FRAME,
     audio_encoder_name,
-    avatar_ensemble_name,
     lipsync_name,
 )
 from export.demo.avatar import DEMO_ID
@@ -44,10 +43,11 @@ before, and the audio encoder is loaded with the avatar; this is the figure that
 loaded*: another avatar with the same encoder has been loaded and has spoken. *Cold page cache*: as the first avatar,
 with all files of the avatar and of the encoder put out of memory before. Every time on a server just started; medians.
 
-The load is one call: Triton starts the encoder's and the network's processes side by side and lets each compute one row.
-That row of the network is *warm-up*; *start* is the rest, chiefly Python, onnxruntime and making the session. The request
-is split by Triton's statistics; its steps take longer than ever after, since `avatar_frames` and `compositor` open the
-pack, and the network grows its memory to five rows. What they leave is the client's and the transport's.
+The load is one call: Triton starts the encoder's and the network's processes side by side and lets each compute one
+row. That row of the network is *warm-up*; *start* is the rest, chiefly Python, onnxruntime and making the session. The
+request is split by Triton's statistics. Its steps take longer than ever after: `avatar_frames` and `compositor` open
+the pack, `audio_features` has never computed so much, the network's answers want memory. What the steps leave is the
+client's and the transport's.
 """
 
 

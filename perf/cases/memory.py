@@ -53,8 +53,9 @@ is the largest growth for each instance added, all processes counted. *By avatar
 files and a half-width network of their own, loaded one after another, each speaking every template frame.
 
 *Avatars' packs* are pages of mapped files, which the system takes back at need. *Shared memory* is what the Python
-backend keeps in `/dev/shm` to hand tensors over: 1 MB for each instance at first, and as much more as its largest request
-took; it does not shrink.
+backend keeps in `/dev/shm` to hand tensors over, a region for each instance: it begins with 1 MB and does not shrink,
+so that after 25 mouths in and 25 JPEGs out a compositor's is 9 MB. A compositor's own memory is Python and numpy
+(22 MB), the copy that the backend makes of a request's mouths (8 MB), the frames under way, and holes between them.
 """
 
 
