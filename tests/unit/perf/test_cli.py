@@ -35,7 +35,7 @@ def cases(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         module.measure = lambda bench, name=name: measure(name, bench)  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)
         made.append(Case(name, module.__name__, quick=name == "stages"))
-    monkeypatch.setattr(cli, "select", lambda quick, only: suite.select(quick, only, made))
+    monkeypatch.setattr(cli, "select", lambda quick, only, gpu: suite.select(quick, only, made, gpu))
     return names
 
 

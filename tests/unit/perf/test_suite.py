@@ -109,3 +109,10 @@ def test_every_case_of_the_suite_is_there() -> None:
     assert any(case.quick for case in CASES)
     for case in CASES:
         assert importlib.util.find_spec(case.module) is not None, case.module
+
+
+def test_cases_of_a_gpu_run_where_there_is_one_or_where_they_are_named() -> None:
+    cases = [Case("plain", "made_up"), Case("fast", "made_up", gpu=True)]
+    assert [case.name for case in select(False, (), cases)] == ["plain"]
+    assert [case.name for case in select(False, (), cases, gpu=True)] == ["plain", "fast"]
+    assert [case.name for case in select(False, ["fast"], cases)] == ["fast"]
