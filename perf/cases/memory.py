@@ -51,8 +51,8 @@ Proportional set size of all of the server's processes after real requests: a pa
 for each. *By compositors*: an avatar with the null network and {frames} frames of 1280x720, of which {clients} clients
 want every frame, {batch} a request, until each compositor instance has mapped the pack and answered. The figure is the
 largest growth for each instance added, of all processes but Triton's own: with the same instances, the heap of that one
-was up to 70 MB larger in one run than in the next. *By avatars*: copies of the demo's avatar with files and a half-width
-network of their own, loaded one after another, each speaking every template frame.
+was up to 70 MB larger in one run than in the next. *By avatars*: copies of the demo's avatar with files and a
+half-width network of their own, loaded one after another, each speaking every template frame.
 
 *Avatars' packs* are pages of mapped files, which the system takes back at need. *Shared memory* is what the Python
 backend keeps in `/dev/shm` to hand tensors over, a region for each instance: it begins with 1 MB and does not shrink,
