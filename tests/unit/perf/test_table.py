@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from perf import table
-from perf.results import Figure, ReportError, Section
-from perf.table import BEGIN, END
+from perf.results import Figure, Report, ReportError, Section
+from perf.table import BEGIN, END, READMES, outdated
+from server.settings import ROOT
 from tests.unit.perf.sample import MACHINE, report, table_rows
 
 README = f"# Title\n\n{BEGIN}\n\nnot measured yet\n\n{END}\n\nThe end.\n"
@@ -77,3 +78,9 @@ def test_the_project_s_own_readmes_have_the_markers() -> None:
         text = file.read_text(encoding="utf-8")
         assert text.count(BEGIN) == text.count(END) == 1
         table.replaced(text, report(), str(file))
+
+
+def test_the_readmes_hold_the_table_of_the_committed_report() -> None:
+    """Generated, not typed: `python -m perf table docs/performance/report.json` writes it."""
+    report = Report.load(ROOT / "docs" / "performance" / "report.json")
+    assert outdated(report, READMES) == {}
