@@ -7,7 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__)
+/* -DPLAIN leaves the vector code out, as on other processors. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(PLAIN)
 #include <immintrin.h>
 #define HAS_AVX2 1
 #endif
