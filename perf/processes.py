@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
+
+SERVER = "tritonserver"
+"""The role of Triton's own process; those of its Python processes are their models' names."""
+_STUB = "triton_python_backend_stub"
 
 
 def cpu_s(pids: Iterable[int]) -> float:
@@ -40,6 +45,19 @@ def memory_of(pids: Iterable[int]) -> list[Memory]:
             full = process.memory_full_info()
             found.append(Memory(process.pid, " ".join(process.cmdline()), full.pss, full.uss))
     return sorted(found, key=lambda memory: memory.pid)
+
+
+def processes_by_role(pid: int) -> dict[str, list[psutil.Process]]:
+    """The processes of a Triton: its own, and the Python ones by the model that they run."""
+    root = psutil.Process(pid)
+    roles: dict[str, list[psutil.Process]] = {}
+    for process in (root, *root.children(recursive=True)):
+        command = process.cmdline()
+        is_stub = bool(command) and Path(command[0]).name == _STUB
+        # A stub's first argument is <repository>/<model>/<version>/<file>.
+        role = Path(command[1]).parts[-3] if is_stub else SERVER
+        roles.setdefault(role, []).append(process)
+    return roles
 
 
 def _cpu_s(process: psutil.Process) -> float:

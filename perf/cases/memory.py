@@ -27,9 +27,9 @@ from compositor_backend.errors import LipstreamError
 from export.demo.avatar import DEMO_ID
 from export.model_configs import EMBEDDED_CONFIG, PRODUCTION_CONFIG, read_config
 from perf.bench import Bench
-from perf.cases.serving_cost import processes_by_role
 from perf.copies import copy_avatar
 from perf.mappings import mapped_pss
+from perf.processes import processes_by_role
 from perf.results import Figure, Plot, Section, Series
 from perf.scenarios import Pcm
 from server.launcher import TritonServer

@@ -27,6 +27,7 @@ from perf.baselines.material import Material
 from perf.baselines.separated import SeparatedClient, build_separated, separated_name
 from perf.baselines.single_process import SingleProcess
 from perf.bench import Bench
+from perf.processes import processes_by_role
 from perf.results import Better, Figure, Plot, Section, Series
 from server.launcher import TritonServer
 
@@ -42,8 +43,7 @@ SHARED_BYTES = 256 << 20
 """What the separated way's tensors need between Triton and its Python process; grown bit by bit otherwise."""
 DEMO_ROUNDS = 10
 DEMO_ROUND_S = 1.0
-_CLIENT, _SERVER = "client", "tritonserver"
-_STUB = "triton_python_backend_stub"
+_CLIENT = "client"
 _LIPSTREAM, _SEPARATED, _SINGLE = "lipstream", "separated", "single_process"
 _LABELS = {_LIPSTREAM: "Lipstream", _SEPARATED: "separated", _SINGLE: "single-process"}
 
@@ -280,19 +280,6 @@ def _material(avatars: Path, avatar_id: str) -> Material:
 
 
 # --- what the processes and the server say ---
-def processes_by_role(pid: int) -> dict[str, list[psutil.Process]]:
-    """The processes of a Triton: its own, and the Python ones by the model that they run."""
-    root = psutil.Process(pid)
-    roles: dict[str, list[psutil.Process]] = {}
-    for process in (root, *root.children(recursive=True)):
-        command = process.cmdline()
-        is_stub = bool(command) and Path(command[0]).name == _STUB
-        # A stub's first argument is <repository>/<model>/<version>/<file>.
-        role = Path(command[1]).parts[-3] if is_stub else _SERVER
-        roles.setdefault(role, []).append(process)
-    return roles
-
-
 async def _statistics(transport: TritonTransport) -> dict[str, ModelStatistics]:
     # Triton counts a request only after its answer has left.
     await asyncio.sleep(0.05)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from client._triton import TritonTransport
-from perf.cases.serving_cost import BATCH, CountingTransport, System, processes_by_role
+from perf.cases.serving_cost import BATCH, CountingTransport, System
+from perf.processes import processes_by_role
 
 
 class Counter:
