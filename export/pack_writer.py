@@ -6,7 +6,7 @@ import dataclasses
 import importlib.metadata
 import io
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -90,11 +90,12 @@ class _Stream:
         size = self.path.stat().st_size
         return FileEntry(size, file_sha256(self.path), self._dtype.name, (self.rows, *self._row_shape))
 
-    def abandon(self) -> None:
-        """Close the file, whatever state it is in."""
+    def discard(self) -> None:
+        """Close the file, whatever state it is in, and remove it."""
         # What is still buffered may not fit the disk; it is of no use any more.
         with suppress(OSError):
             self._file.close()
+        self.path.unlink(missing_ok=True)
 
     def _header(self) -> bytes:
         """The header for the rows so far; numpy pads it, so its length does not depend on their number."""
@@ -237,8 +238,7 @@ class PackWriter:
     def _discard(self) -> None:
         """Remove what was written."""
         for stream in self._streams.values():
-            stream.abandon()
-            stream.path.unlink(missing_ok=True)
+            stream.discard()
         if self._streams:
             (self._folder / MANIFEST_NAME).unlink(missing_ok=True)
         if self._made_folder:
@@ -288,28 +288,33 @@ def write_idle(folder: Path, mouths: Iterable[NDArray[np.uint8]]) -> None:
 
 
 def _write_idle_files(pack: AvatarPack, mouths: Iterable[NDArray[np.uint8]]) -> dict[str, FileEntry]:
+    """The two files, or, where anything fails, none of them."""
     dtypes: dict[str, type[np.generic]] = {"idle_data": np.uint8, "idle_offsets": np.int64}
-    streams = {
-        name: _Stream(pack.folder / f"{name}.npy", np.dtype(dtype), ()) for name, dtype in dtypes.items()
-    }
-    try:
-        done = 0
-        streams["idle_offsets"].append(np.zeros(1, np.int64))
-        for batch in mouths:
-            if done + len(batch) > pack.frames:
-                break
-            for run in stacked_runs(pack, range(done, done + len(batch))):
-                _append_idle(pack, streams, run, batch[run[0] - done :])
-            done += len(batch)
-        else:
-            if done == pack.frames:
-                return {name: stream.finish() for name, stream in streams.items()}
-        raise PackError(f"mouths came for {done} frames or more; {pack.frames} are wanted")
-    except BaseException:
-        for stream in streams.values():
-            stream.abandon()
-            stream.path.unlink(missing_ok=True)
-        raise
+    streams: dict[str, _Stream] = {}
+    with ExitStack() as on_failure:
+        for name, dtype in dtypes.items():
+            streams[name] = _Stream(pack.folder / f"{name}.npy", np.dtype(dtype), ())
+            on_failure.callback(streams[name].discard)
+        _append_all_idle(pack, streams, mouths)
+        files = {name: stream.finish() for name, stream in streams.items()}
+        on_failure.pop_all()
+    return files
+
+
+def _append_all_idle(
+    pack: AvatarPack, streams: dict[str, _Stream], mouths: Iterable[NDArray[np.uint8]]
+) -> None:
+    done = 0
+    streams["idle_offsets"].append(np.zeros(1, np.int64))
+    for batch in mouths:
+        end = done + len(batch)
+        if end > pack.frames:
+            raise PackError(f"mouths came for {end} frames or more; {pack.frames} are wanted")
+        for run in stacked_runs(pack, range(done, end)):
+            _append_idle(pack, streams, run, batch[run[0] - done :])
+        done = end
+    if done != pack.frames:
+        raise PackError(f"mouths came for {done} frames; {pack.frames} are wanted")
 
 
 def _append_idle(
