@@ -92,11 +92,11 @@ def test_an_interrupted_training_ends_as_one_that_was_not(corpus, tmp_path):
 
 
 def test_training_learns_and_logs_its_figures(corpus, tmp_path):
-    settings = replace(QUICK, cycles=(30,), batch=16, validate_every=30)
+    settings = replace(QUICK, cycles=(60,), batch=16, validate_every=60)
     torch.manual_seed(settings.seed)
     network = train_encoder(corpus, tmp_path, settings, TrainingLog(tmp_path / "log.jsonl", "encoder"), CPU)
     (line,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
-    assert line["step"] == 30
+    assert line["step"] == 60
     assert {"loss", "correlation", "silence_opening", "closed_rate"} <= line.keys()
     rows = corpus.rows("train")
     told = read_embeddings(embed(network, corpus.windows[rows], CPU))
