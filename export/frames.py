@@ -8,6 +8,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,8 +26,8 @@ Pixels = NDArray[np.uint8]
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"})
-MAX_PIXELS = 16384 * 16384
-"""A picture that claims more is a decompression bomb, not a frame."""
+MAX_PIXELS = 8192 * 8192
+"""A picture that claims more is a decompression bomb, not a frame; one of an 8K video has half as many."""
 
 # Pillow knows formats that run other programs; these decode in process.
 _FORMATS = ("PNG", "JPEG")
@@ -115,15 +116,31 @@ class PictureFolder:
         height, width = read_picture(self.paths[0]).shape[:2]
         return width, height
 
+    def check_headers(self) -> None:
+        """`ExportError` if a picture's header says that it cannot be a frame beside the first; none is decoded."""
+        wanted = stored_size(self.paths[0])
+        for path in self.paths[1:]:
+            self._check_header(path, wanted)
+
     def __iter__(self) -> Iterator[Pixels]:
         """Frames; `ExportError` names a picture that is unreadable or of another size."""
+        wanted = stored_size(self.paths[0])
         first: Pixels | None = None
         for path in self.paths:
+            # A picture may be small on disk and huge in memory: its header is asked first.
+            self._check_header(path, wanted)
             frame = read_picture(path)
             first = frame if first is None else first
             if frame.shape != first.shape:
                 raise ExportError(f"{path} is {_size(frame)}; {self.paths[0].name} is {_size(first)}")
             yield frame
+
+    def _check_header(self, path: Path, wanted: tuple[int, int]) -> None:
+        found = stored_size(path)
+        # EXIF data may turn one picture and not the other; then their sides are exchanged.
+        if sorted(found) != sorted(wanted):
+            sizes = [f"{width}x{height} px" for width, height in (found, wanted)]
+            raise ExportError(f"{path} is {sizes[0]}; {self.paths[0].name} is {sizes[1]}")
 
 
 @dataclass(frozen=True)
@@ -182,12 +199,26 @@ class Video:
 
 def read_picture(path: Path) -> Pixels:
     """A picture as uint8 [H, W, 3] RGB: turned as its EXIF data say, transparency left out."""
+    with _opened(path) as picture:
+        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """Width and height by a picture's header, before any turn; `ExportError` if it can be no frame."""
+    with _opened(path) as picture:
+        return picture.width, picture.height
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A picture whose header fits a frame; `ExportError` if it does not, or what is done with it fails."""
     try:
         with warnings.catch_warnings():
             # Pillow warns at half the size at which it refuses; here MAX_PIXELS decides.
             warnings.simplefilter("ignore")
             with Image.open(path, formats=_FORMATS) as picture:
-                return _pixels(path, picture)
+                _check_kind(path, picture)
+                yield picture
     except Image.DecompressionBombError:
         raise ExportError(f"{path} claims more pixels than a frame can have") from None
     except _UNREADABLE as error:
@@ -200,12 +231,11 @@ def natural_order(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if number % 2 else (-1, part) for number, part in enumerate(parts)]
 
 
-def _pixels(path: Path, picture: Image.Image) -> Pixels:
+def _check_kind(path: Path, picture: Image.Image) -> None:
     if picture.width * picture.height > MAX_PIXELS:
         raise ExportError(f"{path} claims to be {picture.width}x{picture.height} px, too large for a frame")
     if picture.mode not in _MODES:
         raise ExportError(f"{path} has pixels of the kind {picture.mode}; 8 bits a channel are wanted")
-    return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
 
 
 def _decode(path: Path) -> Iterator[Any]:
