@@ -92,7 +92,7 @@ def cpu_config(model: Model, max_batch: int) -> pb.ModelConfig:
 def write_avatar_ensemble(folder: Path, avatar_id: str, encoder: str, network: Network) -> None:
     """Write the ``config.pbtxt`` of the ensemble that takes speech."""
     about = f"Speech (16 kHz PCM) and frame numbers in, JPEG frames of the avatar {avatar_id!r} out."
-    _write(
+    write_config(
         folder / PRODUCTION_CONFIG, avatar_ensemble(avatar_id, encoder, network), [about, *_ENSEMBLE_NOTES]
     )
 
@@ -100,7 +100,7 @@ def write_avatar_ensemble(folder: Path, avatar_id: str, encoder: str, network: N
 def write_features_ensemble(folder: Path, avatar_id: str, network: Network) -> None:
     """Write the ``config.pbtxt`` of the ensemble that takes ready audio features."""
     about = f"Ready audio features and frame numbers in, JPEG frames of the avatar {avatar_id!r} out."
-    _write(folder / PRODUCTION_CONFIG, features_ensemble(avatar_id, network), [about, *_ENSEMBLE_NOTES])
+    write_config(folder / PRODUCTION_CONFIG, features_ensemble(avatar_id, network), [about, *_ENSEMBLE_NOTES])
 
 
 def avatar_ensemble(avatar_id: str, encoder: str, network: Network) -> pb.ModelConfig:
@@ -208,12 +208,13 @@ _ENSEMBLE_NOTES = (
 
 
 def _write_pair(folder: Path, production: pb.ModelConfig, embedded: pb.ModelConfig, about: str) -> None:
-    _write(folder / PRODUCTION_CONFIG, production, [f"{about} Production: a GPU.", *_GPU_NOTES])
+    write_config(folder / PRODUCTION_CONFIG, production, [f"{about} Production: a GPU.", *_GPU_NOTES])
     no_gpu = f"{about} For a machine without a GPU: tritonserver --model-config-name={EMBEDDED}."
-    _write(folder / EMBEDDED_CONFIG, embedded, [no_gpu, *_CPU_NOTES])
+    write_config(folder / EMBEDDED_CONFIG, embedded, [no_gpu, *_CPU_NOTES])
 
 
-def _write(path: Path, config: pb.ModelConfig, notes: Sequence[str]) -> None:
+def write_config(path: Path, config: pb.ModelConfig, notes: Sequence[str]) -> None:
+    """Write a config as text; `notes` stand above it as comments, the first of them with who wrote it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     about, *others = notes
     lines = [_comment(f"{about} {_WRITTEN_BY}"), "#", *map(_comment, others), ""]

@@ -36,14 +36,21 @@ class ServedNetwork:
 
 def open_session(path: Path, called: Path | None = None) -> onnxruntime.InferenceSession:
     """An onnxruntime session on the CPU; `ExportError`, naming the file as `called`, if it does not load."""
+    return _open(str(path), called or path)
+
+
+def open_bytes(name: Path, model: bytes) -> onnxruntime.InferenceSession:
+    """The same of a graph in memory, called `name`."""
+    return _open(model, name)
+
+
+def _open(model: str | bytes, name: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # a failure comes back as an exception; printing it too helps nobody
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except _LOAD_ERRORS as error:
-        raise ExportError(
-            f"{called or path} is no ONNX graph that onnxruntime loads: {str(error)[:200]}"
-        ) from error
+        raise ExportError(f"{name} is no ONNX graph that onnxruntime loads: {str(error)[:200]}") from error
 
 
 def input_names(session: onnxruntime.InferenceSession) -> set[str]:
