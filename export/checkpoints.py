@@ -95,6 +95,15 @@ def load_unet(
     return _fill(network, checkpoint, f"a U-Net of the {spec.name} family"), checkpoint
 
 
+def describe_unet(path: Path, family: str | None = None) -> tuple[str, tuple[str, ...]]:
+    """The family of a U-Net's checkpoint, and the audio modes that its weights fit: several where they are alike."""
+    checkpoint = read_checkpoint(path)
+    spec = _family(checkpoint, family)
+    # Where none fits, the second call says which are known.
+    fitting = _fitting(checkpoint, spec) or [_audio_mode(checkpoint, spec, None)]
+    return spec.name, tuple(mode.name for mode in fitting)
+
+
 def load_encoder(path: Path) -> tuple[AudioEncoder, Checkpoint]:
     """The audio encoder of a checkpoint, in evaluation mode, and what it was read from."""
     checkpoint = read_checkpoint(path)
@@ -176,9 +185,7 @@ def _audio_mode(checkpoint: Checkpoint, spec: NetworkFamily, wanted: str | None)
         raise ExportError(
             f"the {spec.name} family has no audio mode {wanted}; {', '.join(spec.audio)} are known"
         )
-    weight = checkpoint.state.get("audio_model.conv1.conv.0.weight")
-    channels = None if weight is None or weight.ndim < 2 else weight.shape[1]
-    fitting = [mode for mode in spec.audio.values() if mode.shape[0] == channels]
+    fitting = _fitting(checkpoint, spec)
     if wanted is None:
         if len(fitting) == 1:
             return fitting[0]
@@ -186,10 +193,20 @@ def _audio_mode(checkpoint: Checkpoint, spec: NetworkFamily, wanted: str | None)
         raise ExportError(f"{checkpoint.path} does not tell its audio mode: say whether it is {names}")
     if spec.audio[wanted] not in fitting:
         raise ExportError(
-            f"{checkpoint.path} reads audio of {channels} channels; "
+            f"{checkpoint.path} reads audio of {_audio_channels(checkpoint)} channels; "
             f"{spec.audio[wanted].shape[0]} are wanted for the audio mode {wanted}"
         )
     return spec.audio[wanted]
+
+
+def _fitting(checkpoint: Checkpoint, spec: NetworkFamily) -> list[AudioMode]:
+    channels = _audio_channels(checkpoint)
+    return [mode for mode in spec.audio.values() if mode.shape[0] == channels]
+
+
+def _audio_channels(checkpoint: Checkpoint) -> int | None:
+    weight = checkpoint.state.get("audio_model.conv1.conv.0.weight")
+    return None if weight is None or weight.ndim < 2 else weight.shape[1]
 
 
 def _widths(checkpoint: Checkpoint, spec: NetworkFamily) -> list[int]:

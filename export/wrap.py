@@ -45,6 +45,12 @@ def wrap_unet(source: Path, out: Path, limits: Limits | None = None) -> Parity:
         return _compare(source, draft, family, audio_shape, limits or Limits())
 
 
+def inspect_unet(source: Path) -> tuple[str, tuple[int, ...]]:
+    """Family and audio input's shape of such a file; `ExportError` if it is none."""
+    family, audio_shape = _inspect(source, _load(source))
+    return family.name, audio_shape
+
+
 def _load(source: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(str(source), load_external_data=False)

@@ -1,0 +1,1 @@
+"""Importers: one module for each layout in which people have trained avatars; `export.importers.choice` picks one."""
