@@ -9,20 +9,22 @@ import numpy as np
 import pytest
 
 from compositor_backend import blend, native
-from compositor_backend.geometry import FAMILIES
+from compositor_backend.geometry import FAMILIES, Family
 from compositor_backend.native import LIBRARY, Kernel, column_side, load_kernel
 from tests.support.scenes import mouths, textured
 
 FOLDER = LIBRARY.parent
 
 
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
-    """The kernel as it is on a processor that has no vector code here."""
+@pytest.fixture(scope="module", params=["-DNO_AVX512", "-DPLAIN"])
+def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernel:
+    """The kernel as it is on a processor without AVX-512, and on one that has no vector code here."""
     if load_kernel() is None:
         pytest.skip("the kernel was not built: there is no C compiler here")
-    folder = tmp_path_factory.mktemp("plain")
-    subprocess.run([copy_sources(folder)], env={**os.environ, "CFLAGS": "-DPLAIN"}, check=True, timeout=60)
+    folder = tmp_path_factory.mktemp("older")
+    subprocess.run(
+        [copy_sources(folder)], env={**os.environ, "CFLAGS": request.param}, check=True, timeout=60
+    )
     kernel = load_kernel(folder / "libpaste.so")
     assert kernel is not None
     return kernel
@@ -42,20 +44,19 @@ def test_it_is_built_where_there_is_a_compiler(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"paste.c", "build.sh", "libpaste.so"}
 
 
-@pytest.mark.parametrize("side", [1, 3, 50, 190, 401])
+@pytest.mark.parametrize("side", [1, 3, 50, 150, 190, 401])
 @pytest.mark.parametrize("style", ["hard", "feather"])
-def test_processors_without_vectors_give_the_same_pixels(
-    plain: Kernel, monkeypatch: pytest.MonkeyPatch, side: int, style: str
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_older_processors_give_the_same_pixels(
+    older: Kernel, monkeypatch: pytest.MonkeyPatch, family: Family, side: int, style: str
 ) -> None:
     results = []
-    for kernel in (load_kernel(), plain):
+    for kernel in (load_kernel(), older):
         monkeypatch.setattr(blend, "_KERNEL", kernel)
-        for name, family in FAMILIES.items():
-            under = textured(side, side + 7, 1)
-            blend.paste(under, mouths(1, family.network_px)[0], FAMILIES[name], style)
-            results.append(under)
-    np.testing.assert_array_equal(results[0], results[2])
-    np.testing.assert_array_equal(results[1], results[3])
+        under = textured(side, side + 7, 1)
+        blend.paste(under, mouths(1, family.network_px)[0], family, style)
+        results.append(under)
+    np.testing.assert_array_equal(*results)
 
 
 def test_without_a_compiler_the_build_says_so_and_succeeds(tmp_path: Path) -> None:
