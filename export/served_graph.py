@@ -13,6 +13,7 @@ from compositor_backend import contract
 from compositor_backend.geometry import FAMILIES
 from export.errors import ExportError
 from export.model_configs import Network
+from export.onnx_guard import refuse_foreign_files
 
 _STATE = onnxruntime.capi.onnxruntime_pybind11_state
 _LOAD_ERRORS = (
@@ -36,6 +37,7 @@ class ServedNetwork:
 
 def open_session(path: Path, called: Path | None = None) -> onnxruntime.InferenceSession:
     """An onnxruntime session on the CPU; `ExportError`, naming the file as `called`, if it does not load."""
+    refuse_foreign_files(path, called)
     return _open(str(path), called or path)
 
 
