@@ -18,6 +18,7 @@ from export.atomic import replacing
 from export.errors import ExportError
 from export.limits import Limits, Parity, judge, sample_inputs, truncated
 from export.networks.families import visible
+from export.onnx_guard import refuse_foreign_files
 from export.served_graph import inspect_network, open_session, run
 
 MIN_OPSET, MAX_OPSET = 11, 21
@@ -52,6 +53,7 @@ def inspect_unet(source: Path) -> tuple[str, tuple[int, ...]]:
 
 
 def _load(source: Path) -> onnx.ModelProto:
+    refuse_foreign_files(source)
     try:
         model = onnx.load(str(source), load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
