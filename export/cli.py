@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from export.limits import Parity
 
 # Each module adds its commands with `add_commands`; none of them imports torch before its command runs.
-_COMMAND_MODULES = ("export.avatar_cli", "export.demo.avatar_cli", "export.demo.cli")
+_COMMAND_MODULES = (
+    "export.avatar_cli",
+    "export.import_cli",
+    "export.demo.avatar_cli",
+    "export.demo.cli",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

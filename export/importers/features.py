@@ -43,7 +43,9 @@ def _look(path: Path, mode: str) -> FeatureFile:
     size = int(np.prod(shape[1:], dtype=object))
     if dtype.kind != "f" or len(shape) < 2 or size != _ROW_SIZES.get(mode, size):
         wanted = f"[n, {_ROW_SIZES[mode]}]" if mode in _ROW_SIZES else "[n, …]"
-        raise ExportError(f"{path} holds {dtype} {list(shape)}; floating-point {wanted} is wanted for {mode} features")
+        raise ExportError(
+            f"{path} holds {dtype} {list(shape)}; floating-point {wanted} is wanted for {mode} features"
+        )
     return FeatureFile(path, mode, shape[0], shape[1:])
 
 

@@ -30,7 +30,9 @@ def numbered_pictures(folder: Path) -> PictureFolder:
     numbers = [_number(path) for path in pictures.paths]
     for (earlier, _), (later, path) in itertools.pairwise(zip(numbers, pictures.paths, strict=True)):
         if later == earlier:
-            raise ExportError(f"{path} has the number {later}, as another picture there has; one a frame is wanted")
+            raise ExportError(
+                f"{path} has the number {later}, as another picture there has; one a frame is wanted"
+            )
         if later != earlier + 1:
             raise ExportError(
                 f"{folder} has no picture number {earlier + 1}, but {earlier} and {later}: "

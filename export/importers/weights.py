@@ -152,7 +152,9 @@ def _chosen(files: Sequence[Path]) -> tuple[Path, str]:
     best = max(numbered, key=lambda path: numbered[path])
     if list(numbered.values()).count(numbered[best]) > 1:
         same = [str(path) for path in files if numbered.get(path) == numbered[best]]
-        raise UndecidedError(f"{best.parent} holds several networks of epoch {numbered[best]}", "--checkpoint", same)
+        raise UndecidedError(
+            f"{best.parent} holds several networks of epoch {numbered[best]}", "--checkpoint", same
+        )
     others = [path.name for path in files if path not in numbered]
     rest = f"; {', '.join(others)} left out" if others else ""
     return best, f"the highest epoch of {len(numbered)}{rest}"
