@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +57,6 @@ def _load(source: Path) -> onnx.ModelProto:
         model = onnx.load(str(source), load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
         raise ExportError(f"{source} is no ONNX file: {str(error)[:200]}") from error
-    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in _stored_tensors(model.graph)):
-        raise ExportError(f"{source} keeps its weights in other files; a single file is wanted")
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise ExportError(f"{source} has opset {opset}; {MIN_OPSET} to {MAX_OPSET} is wanted")
@@ -70,17 +67,6 @@ def _load(source: Path) -> onnx.ModelProto:
     del model.graph.input[:]
     model.graph.input.extend(kept)
     return model
-
-
-def _stored_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor with data in the file: weights, constants, and those of graphs within nodes."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for attribute in (attribute for node in graph.node for attribute in node.attribute):
-        yield from (attribute.t, *attribute.tensors)
-        for inner in (attribute.g, *attribute.graphs):
-            yield from _stored_tensors(inner)
 
 
 def _inspect(source: Path, model: onnx.ModelProto) -> tuple[Family, tuple[int, ...]]:
