@@ -112,9 +112,7 @@ class _Walk:
         elements, payload = 1, 0
         for field in self._message(start, end):
             if field.number == _EXTERNAL_DATA or (field.number == _DATA_LOCATION and field.value != 0):
-                raise ExportError(
-                    f"{self._name} keeps its weights in other files; a single file with all of them is wanted"
-                )
+                raise ExportError(f"{self._name} keeps its weights in other files; a single file is wanted")
             if field.number == _DIMS:
                 for size in self._dims(field):
                     elements = min(elements * size, _TOO_MANY)
