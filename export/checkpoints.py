@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise ExportError(f"{path} has {size / 1e9:.1f} GB; a checkpoint of at most 2 GB is wanted")
+    _check_archive(path, size)
     loaded = _load(path)
     state = _unwrap(loaded)
     if state is None:
@@ -110,6 +112,21 @@ def load_encoder(path: Path) -> tuple[AudioEncoder, Checkpoint]:
     return _fill(AudioEncoder(), checkpoint, "an audio encoder"), checkpoint
 
 
+def _check_archive(path: Path, size: int) -> None:
+    """PyTorch stores tensors as they are; what unpacks to more than the file holds is no checkpoint of its making."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return  # an older file, or none that can be read: `_load` says so
+    unpacked = sum(entry.file_size for entry in entries)
+    if unpacked > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ExportError(
+            f"{path} has {size / 1e6:.1f} MB and claims to hold {unpacked / 1e6:.1f} MB, or to be compressed; "
+            "a checkpoint as PyTorch writes it is wanted"
+        )
+
+
 def _load(path: Path) -> object:
     try:
         with warnings.catch_warnings():
@@ -141,6 +158,10 @@ def _check_tensor(path: Path, key: str, tensor: Tensor) -> None:
     if not plain or not tensor.is_floating_point():
         kind = "" if plain else f" ({tensor.layout}, {tensor.device})"
         raise ExportError(f"{path}: {key} is {tensor.dtype}{kind}; plain floating-point weights are wanted")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ExportError(
+            f"{path}: {key} has shape {list(tensor.shape)} and fewer numbers than that; whole weights are wanted"
+        )
     if not tensor.isfinite().all():
         raise ExportError(f"{path}: {key} holds NaN or infinity; finite weights are wanted")
     if key.endswith("running_var") and tensor.min() < 0:

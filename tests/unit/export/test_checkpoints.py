@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,14 @@ def test_a_tensor_too_few_and_one_too_many(tmp_path: Path) -> None:
         load_unet(save(state, tmp_path / "u.pth"), "328", "ave")
 
 
+def test_an_archive_that_unpacks_to_more_than_it_is_large(tmp_path: Path) -> None:
+    path = save(random_unet().state_dict(), tmp_path / "u.pth")
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/9999", bytes(50_000_000))
+    with pytest.raises(ExportError, match=r"claims to hold 5\d\.\d MB, or to be compressed"):
+        load_unet(path, "328", "ave")
+
+
 def test_a_wrong_shape_is_named(tmp_path: Path) -> None:
     state = random_unet().state_dict()
     state["outc.conv.bias"] = torch.zeros(4)
@@ -158,8 +167,9 @@ def test_a_wrong_shape_is_named(tmp_path: Path) -> None:
         ("audio_model.bn3.running_var", torch.full((32,), -0.5), "holds -0.5; variances of 0 or more"),
         ("inc.inconv.0.conv.6.weight", torch.zeros(()), r"has shape \[\]; \[2 to 2048"),
         ("inc.inconv.0.conv.6.weight", torch.zeros(0, 12, 1, 1), r"has shape \[0, 12, 1, 1\]; \[2 to 2048"),
-        # One number on disk that says it is 268 million.
+        # One number on disk that says it is 268 million, or ten thousand times as many.
         ("inc.inconv.0.conv.6.weight", torch.zeros(1, 1, 1, 1).expand(1 << 28, 1, 1, 1), "has shape"),
+        ("inc.inconv.0.conv.6.weight", torch.zeros(1).expand(1 << 41), "has shape .* fewer numbers"),
         ("down5.maxpool_conv.0.double_conv.0.conv.6.weight", torch.zeros(4, 8, 1, 1), r"\[8 to 2048"),
     ],
 )
