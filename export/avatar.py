@@ -15,6 +15,7 @@ from compositor_backend.pack import AvatarPack, file_sha256
 from export import model_configs
 from export.atomic import publish, staging
 from export.boxes import boxes_of_frames
+from export.checksums import record_sums
 from export.errors import ExportError
 from export.frames import FrameSource, Pixels
 from export.idle import silent_mouths
@@ -162,6 +163,7 @@ def _stage_network(settings: AvatarSettings, stage: Path) -> ServedNetwork:
         if said not in (None, found):
             raise ExportError(f"{source.path} is a network with --{what} {found}; {said} was said")
     model_configs.write_lipsync(stage / name, network.named(name))
+    record_sums(stage / name)
     return network
 
 
@@ -201,6 +203,7 @@ def _stage_encoder(settings: AvatarSettings, stage: Path, network: ServedNetwork
     _encoder_graph(source, model)
     inspect_encoder(model, source)
     model_configs.write_audio_encoder(stage / name, name)
+    record_sums(stage / name)
     _new_encoder(settings, stage)
     return short
 

@@ -24,6 +24,7 @@ from compositor_backend.pack import AvatarPack
 from export import model_configs
 from export.atomic import STAGE_PREFIX
 from export.avatar import MODEL_FILE, audio_mode
+from export.checksums import compare_sums
 from export.errors import ExportError
 from export.model_configs import EMBEDDED_CONFIG, PRODUCTION_CONFIG, Network, read_config
 from export.served_graph import inspect_encoder, inspect_network
@@ -145,7 +146,22 @@ def _decode(jpeg: bytes, frame: int) -> NDArray[np.uint8]:
 
 
 # --- networks ---
+def check_graphs(manifest: Manifest, root: Path) -> None:
+    """Refuse (`LipstreamError`) an avatar whose network or audio encoder in `root` is not what its manifest says."""
+    _network_graph(manifest, root)
+    if manifest.encoder is not None:
+        _encoder_graph(root / contract.audio_encoder_name(manifest.encoder))
+
+
 def _network(manifest: Manifest, root: Path) -> str:
+    summed = _network_graph(manifest, root)
+    network = Network(manifest.network, FAMILIES[manifest.family].network_px, manifest.audio_shape)
+    _check_config_pair(root / manifest.network, network.model, contract.MAX_FRAMES)
+    return f"{manifest.network}, {manifest.family} family, {manifest.audio_mode}, key equal{_summed(summed)}"
+
+
+def _network_graph(manifest: Manifest, root: Path) -> bool:
+    """Look at the graph; whether there was a checksum to compare it with."""
     folder = root / manifest.network
     network = inspect_network(_model_file(folder))
     if (network.family, network.audio_shape) != (manifest.family, manifest.audio_shape):
@@ -158,17 +174,25 @@ def _network(manifest: Manifest, root: Path) -> str:
             f"{folder} has the key {network.key}; the manifest says {manifest.network_key}: "
             "the network is another avatar's, or an import was cut off; import the avatar again"
         )
-    _check_config_pair(folder, network.named(manifest.network).model, contract.MAX_FRAMES)
-    return f"{manifest.network}, {manifest.family} family, {manifest.audio_mode}, key equal"
+    return compare_sums(folder)
 
 
 def _encoder(manifest: Manifest, root: Path) -> str:
     if manifest.encoder is None:
         return "none: features come ready from the client"
     name = contract.audio_encoder_name(manifest.encoder)
-    inspect_encoder(_model_file(root / name))
+    summed = _encoder_graph(root / name)
     _check_config_pair(root / name, contract.audio_encoder_model(name), contract.MAX_WINDOWS)
-    return name
+    return f"{name}{_summed(summed)}"
+
+
+def _encoder_graph(folder: Path) -> bool:
+    inspect_encoder(_model_file(folder))
+    return compare_sums(folder)
+
+
+def _summed(summed: bool) -> str:
+    return ", checksum equal" if summed else ", no checksum to compare with"
 
 
 def _model_file(folder: Path) -> Path:

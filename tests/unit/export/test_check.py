@@ -47,8 +47,8 @@ def test_a_whole_avatar(whole: Path) -> None:
     ]
     texts = {finding.part: finding.text for finding in found}
     assert texts["pack"].startswith("4 frames of 120x90 px")
-    assert texts["network"] == "lipsync_ann, 328 family, ave, key equal"
-    assert texts["audio encoder"] == "audio_encoder_tiny"
+    assert texts["network"] == "lipsync_ann, 328 family, ave, key equal, checksum equal"
+    assert texts["audio encoder"] == "audio_encoder_tiny, checksum equal"
     assert "avatar_ann" in texts["ensembles"]
     assert list(check_avatars(whole / "avatar_ann")) == found
 

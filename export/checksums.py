@@ -1,0 +1,43 @@
+"""The checksums of a network's files, kept beside them so that ``sha256sum -c SHA256SUMS`` reads them too.
+
+A pack's manifest has the checksums of the pack. A network's folder has no manifest: Triton reads its graph, and a
+flipped bit in a weight would only show in the pictures.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from compositor_backend.pack import file_sha256
+from export.errors import ExportError
+
+SUMS_FILE = "SHA256SUMS"
+_MODEL_FILE = Path("1") / "model.onnx"
+_LINE = re.compile(r"([0-9a-f]{64})  ([0-9a-zA-Z._/-]{1,200})")
+_MOST_BYTES = 1 << 16
+
+
+def record_sums(folder: Path) -> None:
+    """Write the checksum of the graph in a model's folder beside it."""
+    digest = file_sha256(folder / _MODEL_FILE)
+    (folder / SUMS_FILE).write_text(f"{digest}  {_MODEL_FILE.as_posix()}\n", encoding="utf-8")
+
+
+def compare_sums(folder: Path) -> bool:
+    """Whether the graph in a model's folder has a checksum to compare with; `ExportError` if it is not its own."""
+    sums = folder / SUMS_FILE
+    try:
+        with sums.open("rb") as file:
+            text = file.read(_MOST_BYTES).decode("ascii")
+    except FileNotFoundError:
+        return False
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"{sums} cannot be read: {error}") from error
+    found = [_LINE.fullmatch(line) for line in text.splitlines()]
+    recorded = {match[2]: match[1] for match in found if match}
+    if None in found or _MODEL_FILE.as_posix() not in recorded:
+        raise ExportError(f"{sums} is damaged; lines of a SHA-256 and a file's name are wanted")
+    if file_sha256(folder / _MODEL_FILE) != recorded[_MODEL_FILE.as_posix()]:
+        raise ExportError(f"{folder / _MODEL_FILE} is damaged: its SHA-256 is not that in {SUMS_FILE}")
+    return True
