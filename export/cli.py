@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Each module adds its commands with `add_commands`; none of them imports torch before its command runs.
 _COMMAND_MODULES = (
     "export.avatar_cli",
+    "export.archive_cli",
     "export.import_cli",
     "export.demo.avatar_cli",
     "export.demo.cli",
