@@ -51,10 +51,11 @@ def frames_found(pictures: PictureFolder, folder: Path) -> str:
 
 def boxes_found(boxes: Sequence[Box], where: str) -> str:
     """The sentence about face boxes."""
-    widths = sorted(x2 - x1 for x1, _, x2, _ in boxes)
-    heights = sorted(y2 - y1 for _, y1, _, y2 in boxes)
-    size = f"{_range(widths)} px wide, {_range(heights)} px high"
-    return f"{_count(len(boxes), 'face box', 'es')}, {size} ({where})"
+    widths = [x2 - x1 for x1, _, x2, _ in boxes]
+    heights = [y2 - y1 for _, y1, _, y2 in boxes]
+    least, most = f"{min(widths)}x{min(heights)}", f"{max(widths)}x{max(heights)}"
+    size = least if least == most else f"{least} to {most}"
+    return f"{_count(len(boxes), 'face box', 'es')}, {size} px ({where})"
 
 
 def contents(folder: Path) -> str:
@@ -71,10 +72,6 @@ def _number(path: Path) -> int:
     if found is None:
         raise ExportError(f"{path} has no number in its name; frames are numbered")
     return int(found[1])
-
-
-def _range(values: Sequence[int]) -> str:
-    return f"{values[0]}" if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
 
 
 def _count(number: int, one: str, plural: str = "s") -> str:

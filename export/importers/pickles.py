@@ -76,13 +76,18 @@ def _read(path: Path, frames: int) -> bytes:
 def _check_opcodes(data: bytes, frames: int) -> None:
     """What a pickle would do, before it does it: a memo's number or a count may ask for all memory there is."""
     most = frames * _OPCODES_PER_BOX + _ALLOWANCE
+    before: list[object] = []
     for count, (opcode, argument, _at) in enumerate(pickletools.genops(data)):
         if opcode.name == "GLOBAL":
             _check_global(*str(argument).split(" ", 1))
+        elif opcode.name == "STACK_GLOBAL" and all(isinstance(name, str) for name in before[-2:]):
+            _check_global(*map(str, before[-2:]))
         if opcode.name not in _OPCODES:
             raise _NotBoxesError(f"holds the opcode {opcode.name}")
         if count > most or (opcode.name in _MEMO and int(argument or 0) > most):
             raise _NotBoxesError(f"does more than {frames} boxes need")
+        if opcode.name not in ("MEMOIZE", *_MEMO):
+            before = [*before[-1:], argument]
 
 
 def _check_global(module: str, name: str = "") -> None:

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,10 @@ class UserFolder:
     options: tuple[str, ...] = ()
 
 
+Fresh = Callable[[str], UserFolder]
+"""Makes a folder by the name of its maker, for a test to change."""
+
+
 # --- the parts ---
 def scene(number: int, width: int = WIDTH, height: int = HEIGHT) -> Pixels:
     """A picture of soft blobs, no two places alike, that moves a pixel a frame; some noise on top of it."""
@@ -55,7 +59,7 @@ def scene(number: int, width: int = WIDTH, height: int = HEIGHT) -> Pixels:
     return np.clip(moved + noise, 0, 255).astype(np.uint8)
 
 
-@lru_cache(maxsize=None)
+@cache
 def network(family: str, audio: str, seed: int = 0) -> LipSyncUNet:
     """A narrow U-Net with random weights, made once."""
     return random_unet(family, audio, seed=seed)
@@ -63,7 +67,10 @@ def network(family: str, audio: str, seed: int = 0) -> LipSyncUNet:
 
 def newer_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The names of newer checkpoints of the 160 family, which leave out an index."""
-    return {re.sub(r"^(inc\.inconv|down\d\.maxpool_conv)\.0\.", r"\1.", key): value for key, value in state.items()}
+    return {
+        re.sub(r"^(inc\.inconv|down\d\.maxpool_conv)\.0\.", r"\1.", key): value
+        for key, value in state.items()
+    }
 
 
 def write_pictures(folder: Path, name: str, pictures: Sequence[Pixels]) -> list[Pixels]:
