@@ -79,6 +79,13 @@ def settle_dead_stages(root: Path) -> None:
             _settle(root, stage)
 
 
+def finish_ready_stages(root: Path) -> None:
+    """Let folders stand together again of which some appeared before their process was killed."""
+    if any(root.glob(f"{STAGE_PREFIX}*/{_READY}")):
+        with root_lock(root):
+            settle_dead_stages(root)
+
+
 def _settle(root: Path, stage: Path) -> None:
     """Finish the renames of a stage that was ready, and remove it."""
     ready = stage / _READY

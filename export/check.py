@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from compositor_backend.geometry import FAMILIES
 from compositor_backend.manifest import MANIFEST_NAME, Manifest
 from compositor_backend.pack import AvatarPack
 from export import model_configs
-from export.atomic import STAGE_PREFIX
+from export.atomic import STAGE_PREFIX, finish_ready_stages
 from export.avatar import MODEL_FILE, audio_mode
 from export.checksums import compare_sums
 from export.errors import ExportError
@@ -46,8 +47,11 @@ class Finding:
 def check_avatars(folder: Path) -> Iterator[Finding]:
     """The findings of an avatar's folder (``avatar_<id>``), or of all avatars in a model repository.
 
-    `ExportError` if it is neither.
+    `ExportError` if it is neither. An import that was killed while its folders appeared is finished first; where
+    nothing may be written it is reported.
     """
+    with suppress(OSError):
+        finish_ready_stages(folder.parent if folder.name.startswith(contract.AVATAR_PREFIX) else folder)
     if (folder / MANIFEST_NAME).exists() or folder.name.startswith(contract.AVATAR_PREFIX):
         yield from check_avatar(folder)
         return
