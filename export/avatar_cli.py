@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +24,11 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     check = commands.add_parser("check", help="say whether an avatar, or a folder of them, is whole")
     check.add_argument(
         "folder", type=Path, metavar="DIR", help="avatars/avatar_<id>, or avatars/ for all of them"
+    )
+    check.add_argument(
+        "--deep",
+        action="store_true",
+        help="run it too: decode all frames, draw to speech, draw the idle frames anew",
     )
     check.set_defaults(run=_run_check)
 
@@ -124,10 +130,16 @@ def _run_check(options: argparse.Namespace) -> int:
     from export.check import check_avatars
 
     table = Table("avatar", "part", "finding")
-    whole = True
-    for finding in check_avatars(options.folder.resolve()):
-        whole &= finding.good
-        text = Text(finding.text, style="green" if finding.good else "red", overflow="fold")
-        table.add_row(Text(finding.avatar), finding.part, text)
-    Console().print(table)
+    whole, console = True, Console()
+    with ProgressBars(console) as bars:
+        look = None
+        if options.deep:
+            from export.deep_check import check_avatar_deeply
+
+            look = partial(check_avatar_deeply, progress=bars)
+        for finding in check_avatars(options.folder.resolve(), look):
+            whole &= finding.good
+            text = Text(finding.text, style="green" if finding.good else "red", overflow="fold")
+            table.add_row(Text(finding.avatar), finding.part, text)
+    console.print(table)
     return 0 if whole else 1

@@ -44,23 +44,24 @@ class Finding:
     text: str
 
 
-def check_avatars(folder: Path) -> Iterator[Finding]:
+def check_avatars(folder: Path, look: Callable[[Path], Iterator[Finding]] | None = None) -> Iterator[Finding]:
     """The findings of an avatar's folder (``avatar_<id>``), or of all avatars in a model repository.
 
-    `ExportError` if it is neither. An import that was killed while its folders appeared is finished first; where
-    nothing may be written it is reported.
+    `look` looks at one avatar (`check_avatar` by default). `ExportError` if the folder is neither. An import that was
+    killed while its folders appeared is finished first; where nothing may be written it is reported.
     """
+    look = look or check_avatar
     with suppress(OSError):
         finish_ready_stages(folder.parent if folder.name.startswith(contract.AVATAR_PREFIX) else folder)
     if (folder / MANIFEST_NAME).exists() or folder.name.startswith(contract.AVATAR_PREFIX):
-        yield from check_avatar(folder)
+        yield from look(folder)
         return
     avatars = sorted(folder.glob(f"{contract.AVATAR_PREFIX}*")) if folder.is_dir() else []
     leftovers = list(_leftovers(folder, {path.name for path in avatars})) if folder.is_dir() else []
     if not avatars and not leftovers:
         raise ExportError(f"{folder} is no avatar's folder and holds none (avatar_<id>)")
     for avatar in avatars:
-        yield from check_avatar(avatar)
+        yield from look(avatar)
     yield from leftovers
 
 
@@ -129,7 +130,7 @@ def _test_frame(folder: Path) -> str:
         mouth = np.ascontiguousarray(pack.faces[last].transpose(1, 2, 0))[None]
         key = np.array([[pack.manifest.network_key]], np.int64)
         (jpeg,) = compose(pack, np.array([last], np.intp), mouth, key)
-        spliced, template = (_decode(data, last) for data in (jpeg, pack.frame_jpeg(last)))
+        spliced, template = (decode_frame(data, last) for data in (jpeg, pack.frame_jpeg(last)))
         if spliced.shape != (pack.manifest.height, pack.manifest.width, 3):
             raise ExportError(f"frame {last} decodes to {list(spliced.shape)}; the manifest says otherwise")
         region = pack.regions[last]
@@ -141,7 +142,8 @@ def _test_frame(folder: Path) -> str:
     return f"frame {last} spliced and decoded, {len(jpeg) / 1e3:.0f} kB"
 
 
-def _decode(jpeg: bytes, frame: int) -> NDArray[np.uint8]:
+def decode_frame(jpeg: bytes, frame: int) -> NDArray[np.uint8]:
+    """The pixels uint8 [H,W,3] RGB of a JPEG; `ExportError`, naming the frame, if it does not decode."""
     try:
         with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as picture:
             return np.array(picture.convert("RGB"))
