@@ -1,0 +1,141 @@
+"""An import that is killed leaves no half avatar to be seen, whenever that is, and runs through when repeated."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compositor_backend.manifest import Manifest
+from export.atomic import STAGE_PREFIX
+from export.check import check_avatars
+from export.errors import ExportError
+from tests.support.user_folders import UserFolder, go_v1
+
+ROOT = Path(__file__).parents[4]
+KILLED = -9
+FOLDERS = {"avatar_ann", "features_ann", "lipsync_ann"}
+
+
+class Commands:
+    """Runs commands of `export`, each in a process of its own that may be killed; see `kill_points`."""
+
+    def __init__(self, runner: subprocess.Popen[str]) -> None:
+        self._runner = runner
+
+    def __call__(self, kill_at: int, *arguments: str) -> tuple[int, list[str]]:
+        """Exit status, and the events before it."""
+        assert self._runner.stdin is not None
+        assert self._runner.stdout is not None
+        print(json.dumps([kill_at, *arguments]), file=self._runner.stdin, flush=True)
+        status, _count, events = json.loads(self._runner.stdout.readline())
+        return status, events
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Commands]:
+    command = [sys.executable, "-m", "tests.support.kill_points"]
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as runner:
+        yield Commands(runner)
+        assert runner.stdin is not None
+        runner.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> UserFolder:
+    return go_v1(tmp_path_factory.mktemp("source") / "ann")
+
+
+def command(source: UserFolder, avatars: Path, *more: str) -> tuple[str, ...]:
+    return ("import", str(source.path), "--id", "ann", "--avatars", str(avatars), *more)
+
+
+def seen(avatars: Path) -> set[str]:
+    """What Triton, or anybody, sees in the folder; hidden names are nobody's business."""
+    return {path.name for path in avatars.glob("[!.]*")}
+
+
+def content(avatars: Path) -> dict[str, Any]:
+    """The checksums of an avatar's pack, and its network's key."""
+    manifest = Manifest.load(avatars / "avatar_ann")
+    return {"key": manifest.network_key, **{name: entry.sha256 for name, entry in manifest.files.items()}}
+
+
+def assert_nothing_half(avatars: Path) -> None:
+    with suppress(ExportError):  # it says that there is no avatar
+        assert [f for f in check_avatars(avatars) if not f.good and STAGE_PREFIX not in f.text] == []
+    assert seen(avatars) in (set(), FOLDERS)
+
+
+@pytest.fixture(scope="module")
+def events(run: Commands, source: UserFolder, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Those of an import that nobody kills."""
+    status, events = run(0, *command(source, tmp_path_factory.mktemp("whole") / "avatars"))
+    assert status == 0
+    assert len(events) > 100
+    return events
+
+
+@pytest.fixture(scope="module")
+def whole(run: Commands, source: UserFolder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    avatars = tmp_path_factory.mktemp("expected") / "avatars"
+    assert run(0, *command(source, avatars))[0] == 0
+    return content(avatars)
+
+
+@pytest.mark.parametrize("tenth", range(10))
+def test_killed_at_any_moment(
+    run: Commands, source: UserFolder, events: list[str], whole: dict[str, Any], tenth: int, tmp_path: Path
+) -> None:
+    """A random moment in each tenth of what an import does."""
+    moment = random.Random(tenth).randrange(tenth * len(events) // 10, (tenth + 1) * len(events) // 10)
+    avatars = tmp_path / "avatars"
+    status, done = run(moment + 1, *command(source, avatars))
+    assert (status, len(done)) == (KILLED, moment + 1)
+    if avatars.exists():
+        assert_nothing_half(avatars)
+    assert run(0, *command(source, avatars, "--replace"))[0] == 0
+    assert seen(avatars) == FOLDERS
+    assert list(avatars.glob(f"{STAGE_PREFIX}*")) == []
+    assert all(finding.good for finding in check_avatars(avatars))
+    assert content(avatars) == whole
+
+
+def test_killed_while_its_folders_appear(
+    run: Commands, source: UserFolder, events: list[str], whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """Between any two of the last renames; to repeat the import, even without --replace, ends what it began."""
+    renames = [number for number, event in enumerate(events) if event == "os.rename"][-len(FOLDERS) :]
+    states = set()
+    for moment in renames:
+        avatars = tmp_path / f"avatars-{moment}"
+        assert run(moment + 1, *command(source, avatars))[0] == KILLED
+        states.add(frozenset(seen(avatars)))
+        assert run(0, *command(source, avatars))[0] == 0
+        assert seen(avatars) == FOLDERS
+        assert content(avatars) == whole
+    assert frozenset({"lipsync_ann"}) in states, "no moment was tried at which a part alone stood there"
+
+
+def test_killed_while_it_replaces_another(
+    run: Commands, source: UserFolder, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    avatars = tmp_path / "avatars"
+    assert run(0, *command(source, avatars, "--quality", "40"))[0] == 0
+    old = content(avatars)
+    _, events = run(0, *command(source, tmp_path / "other", "--quality", "40"))
+    for share in (0.3, 0.9):
+        assert run(int(share * len(events)), *command(source, avatars, "--replace"))[0] == KILLED
+        assert_nothing_half(avatars)
+        assert content(avatars) in (old, whole)
+    assert run(0, *command(source, avatars, "--replace"))[0] == 0
+    assert content(avatars) == whole
