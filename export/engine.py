@@ -43,7 +43,7 @@ from export.picture_parity import (
     run_graph,
     trial_inputs,
 )
-from export.precision import LIMITS, halve, precision_of
+from export.precision import LIMITS, check_range, halve, precision_of
 from export.served_graph import inspect_network
 
 VERSION = "1"
@@ -267,7 +267,9 @@ class _Job:
     def _make_accelerator(self, folder: Path, named: Network) -> EngineRecord:
         (folder.parent / cache_path(self.network, self.sha256)).mkdir(parents=True)
         source = folder / SOURCE
-        self._is_to_be_halved(source)
+        if self._is_to_be_halved(source):
+            called = self.avatars / self.network / SOURCE
+            check_range(called, onnx.load(str(source)), inspect_network(source, called))
         if not provider_is_here():
             return self._record(Platform(), None)
         face = face_as_numbers(onnx.load(str(source), load_external_data=False))
