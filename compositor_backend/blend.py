@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from compositor_backend.geometry import INNER_OFFSET_PX, Family
+from compositor_backend.geometry import Family
 from compositor_backend.native import Plan, Side, column_side, load_kernel
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -20,6 +20,8 @@ Pixels: TypeAlias = NDArray[np.uint8]
 
 FEATHER_SHARE = 0.1
 """Width of the soft edge, as a share of the face box's side."""
+_ROUNDING = 1e-9
+"""Of a pixel: what float arithmetic may add to a place that is a whole number."""
 _ALPHA_BITS = 7
 _ALPHA_ONE = 1 << _ALPHA_BITS  # the largest for which 255 times alpha, rounded, fits 16 bits
 _ALPHA_HALF = _ALPHA_ONE // 2
@@ -49,52 +51,114 @@ def paste_area(width: int, height: int, family: Family) -> Paste:
 def _span(side: int, family: Family) -> tuple[int, int, float, float]:
     """First and one-past-last pixel of a side that lie wholly in the mouth, and where these begin and end in it."""
     scale = family.crop_px / side
-    first = math.ceil(INNER_OFFSET_PX / scale)
-    last = math.floor((INNER_OFFSET_PX + family.network_px) / scale)
+    first = math.ceil(family.border_px / scale - _ROUNDING)
+    last = math.floor((family.border_px + family.network_px) / scale + _ROUNDING)
     if first >= last:  # a box of a pixel or two: the mouth fills it
         return 0, side, 0.0, float(family.network_px)
-    return first, last, first * scale - INNER_OFFSET_PX, last * scale - INNER_OFFSET_PX
+    start, stop = (place * scale - family.border_px for place in (first, last))
+    return first, last, max(0.0, start), min(float(family.network_px), stop)
 
 
 def paste(under: Pixels, mouth: Pixels, family: Family, blend: str) -> None:
     """Draw a network's mouth (uint8 [S,S,3] RGB) over the face box `under`, by the blend of that name.
 
-    Resampled by the bicubic filter of Pillow (a = -0.5, antialiased where it shrinks), rows before columns, each
+    Resampled by Pillow's filter of the family's name (antialiased where it shrinks), rows before columns, each
     rounded to 8 bits: by the compiled kernel if it was built, else by Pillow itself, a step or two apart.
     """
     height, width = under.shape[:2]
     area = paste_area(width, height, family)
     inner = under[area.rows, area.columns]
     if _KERNEL is None:
-        BLENDS[blend](inner, resize_mouth(mouth, area))
+        BLENDS[blend](inner, resize_mouth(mouth, area, family.paste_filter))
     else:
         _KERNEL.paste(inner, np.ascontiguousarray(mouth), _plan(width, height, family, blend))
 
 
-def resize_mouth(mouth: Pixels, paste: Paste) -> Pixels:
+def resize_mouth(mouth: Pixels, paste: Paste, by: str = "bicubic") -> Pixels:
     """The part `paste.source` of `mouth` (its rows a multiple of 4 bytes long) at its size in the frame; read-only.
 
-    Pillow's bicubic filter (antialiased where it shrinks), down the columns first: for that a row is just bytes,
+    Pillow's filter of that name (antialiased where it shrinks), down the columns first: for that a row is just bytes,
     which Pillow takes as they lie in memory when they are called pixels of four bytes. So where the mouth shrinks,
     fewer rows are left to be turned into Pillow's own form of RGB.
     """
     rows, row_bytes = len(mouth), mouth[0].size
     height, width = paste.rows.stop - paste.rows.start, paste.columns.stop - paste.columns.start
     x1, y1, x2, y2 = paste.source
+    way = FILTERS[by].pillow
     words = Image.frombuffer("RGBX", (row_bytes // 4, rows), np.ascontiguousarray(mouth), "raw", "RGBX", 0, 1)
-    low = words.resize((row_bytes // 4, height), Image.Resampling.BICUBIC, (0, y1, row_bytes // 4, y2))
+    low = words.resize((row_bytes // 4, height), way, (0, y1, row_bytes // 4, y2))
     picture = Image.frombuffer("RGB", (row_bytes // 3, height), low.tobytes(), "raw", "RGB", 0, 1)
-    small = picture.resize((width, height), Image.Resampling.BICUBIC, (x1, 0, x2, height))
+    small = picture.resize((width, height), way, (x1, 0, x2, height))
     return np.frombuffer(small.tobytes(), np.uint8).reshape(height, width, 3)
 
 
-def resize(image: Pixels, width: int, height: int) -> Pixels:
-    """`image` resized by Pillow's bicubic filter (antialiased where it shrinks); read-only."""
+def crop_face(face: Pixels, family: Family) -> Pixels:
+    """What a network sees of a face box's pixels: uint8 [S,S,3] RGB."""
+    if family.crop_filter == SAMPLED:
+        crop = sample(face, family.crop_px, family.crop_px)
+    else:
+        crop = resize(face, family.crop_px, family.crop_px, family.crop_filter)
+    return crop[family.inner, family.inner]
+
+
+def resize(image: Pixels, width: int, height: int, by: str = "bicubic") -> Pixels:
+    """`image` resized by Pillow's filter of that name (antialiased where it shrinks); read-only."""
     rows, columns = image.shape[:2]
     pixels = np.ascontiguousarray(image)
     picture = Image.frombuffer("RGB", (columns, rows), pixels, "raw", "RGB", 0, 1)
-    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    resized = picture.resize((width, height), FILTERS[by].pillow)
     return np.frombuffer(resized.tobytes(), np.uint8).reshape(height, width, 3)
+
+
+def sample(image: Pixels, width: int, height: int) -> Pixels:
+    """`image` resized as OpenCV's INTER_LINEAR does it, to a step: never out of more than two by two pixels."""
+    top, bottom, down = _neighbours(height, image.shape[0])
+    left, right, across = _neighbours(width, image.shape[1])
+    down, across = down[:, None, None], across[:, None]
+    lines = image[top] * (1 - down) + image[bottom] * down
+    pixels: Pixels = np.rint(lines[:, left] * (1 - across) + lines[:, right] * across).astype(np.uint8)
+    return pixels
+
+
+def _neighbours(side: int, source_px: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """Of each of `side` pixels: the source pixels on either side of its centre, and how much the second counts."""
+    centres: NDArray[np.float64] = np.clip(
+        (np.arange(side) + 0.5) * (source_px / side) - 0.5, 0, source_px - 1
+    )
+    before = centres.astype(np.intp)
+    after: NDArray[np.intp] = np.minimum(before + 1, source_px - 1)
+    return before, after, centres - before
+
+
+# --- filters ---
+def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' cubic convolution kernel with a = -0.5 (IEEE Transactions on ASSP 29, 1981), as Pillow has it."""
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def _bilinear(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.maximum(0.0, 1.0 - np.abs(x))
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A resampling filter: its weight at a distance in pixels, nought from `support` on, and Pillow's name of it."""
+
+    weight: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    support: int
+    pillow: Image.Resampling
+
+
+FILTERS = {
+    "bicubic": Filter(_bicubic, 2, Image.Resampling.BICUBIC),
+    "bilinear": Filter(_bilinear, 1, Image.Resampling.BILINEAR),
+}
+"""By the name in the table of families."""
+SAMPLED = "sampled"
+"""The other name there: `sample`, which is no such filter, since it does not widen where it shrinks."""
 
 
 # --- for the kernel ---
@@ -110,8 +174,8 @@ def _plan(width: int, height: int, family: Family, blend: str) -> Plan:
     across, down = (_alpha(side, blend) for side in (inner_width, inner_height))
     edge = int(np.count_nonzero(across[: inner_width // 2] < _ALPHA_ONE))
     return Plan(
-        rows=Side(*_weights(inner_height, y1, y2, family.network_px)),
-        columns=column_side(*_weights(inner_width, x1, x2, family.network_px)),
+        rows=Side(*_weights(inner_height, y1, y2, family)),
+        columns=column_side(*_weights(inner_width, x1, x2, family)),
         down=down,
         across=across.repeat(3),
         edge=3 * edge,
@@ -119,31 +183,25 @@ def _plan(width: int, height: int, family: Family, blend: str) -> Plan:
 
 
 def _weights(
-    side: int, start: float, stop: float, source_px: int
+    side: int, start: float, stop: float, family: Family
 ) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
-    """Pillow's bicubic filter from `start` … `stop` of a side of `source_px` to `side` pixels: first pixel, weights.
+    """The family's filter from `start` … `stop` of a side of the mouth to `side` pixels: first pixel, weights.
 
-    The weights, cut at the source's ends, are brought to a sum of one.
+    The weights, cut at the mouth's ends, are brought to a sum of one.
     """
+    by, source_px = FILTERS[family.paste_filter], family.network_px
     scale = (stop - start) / side
     stretch = max(scale, 1.0)
     centres = start + (np.arange(side) + 0.5) * scale
-    taps = min(source_px, math.ceil(4 * stretch) + 1)
-    first = np.clip(np.floor(centres - 2 * stretch + 0.5).astype(np.int32), 0, source_px - taps)
+    taps = min(source_px, math.ceil(2 * by.support * stretch) + 1)
+    first = np.floor(centres - by.support * stretch + 0.5).astype(np.int32)
+    first = np.clip(first, 0, source_px - taps)
     places = first[:, None] + np.arange(taps)
-    weights = _bicubic((places + 0.5 - centres[:, None]) / stretch)
+    weights = by.weight((places + 0.5 - centres[:, None]) / stretch)
     weights = np.rint(weights / weights.sum(axis=1, keepdims=True) * _WEIGHT_ONE).astype(np.int16)
     # What rounding left over or took goes to the heaviest tap, lest flat colours change.
     weights[np.arange(side), weights.argmax(axis=1)] += (_WEIGHT_ONE - weights.sum(axis=1)).astype(np.int16)
     return first, weights
-
-
-def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keys' cubic convolution kernel with a = -0.5 (IEEE Transactions on ASSP 29, 1981), as Pillow has it."""
-    x = np.abs(x)
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
 def _alpha(side: int, blend: str) -> NDArray[np.int16]:

@@ -15,33 +15,57 @@ from compositor_backend.errors import PackError
 Box: TypeAlias = tuple[int, int, int, int]
 """x1, y1, x2, y2 in px; x2 and y2 are the first column and row outside."""
 
-INNER_OFFSET_PX = 4
-"""The network sees the crop without a border of this width; the border keeps the original's pixels."""
-
 
 @dataclass(frozen=True)
 class Family:
-    """The geometry of a family of networks.
+    """What sets a family of networks apart in pictures: how a face becomes its input, and its output a face again.
 
-    The face box is resized to a square of `crop_px`; the network sees the inner square of `network_px`,
-    in which `mask` (x1, y1, x2, y2; x2 and y2 outside) is black in the second half of its visual input.
+    The face box is resized to a square of `crop_px` by `crop_filter`; the network sees it without a border of
+    `border_px`, which keeps the frame's own pixels: a square of `network_px`. Its visual input is this twice, one of
+    them with `mask` (x1, y1, x2, y2; x2 and y2 outside) black: the first if `masked_first`, else the second.
+    What it draws is brought to the box's size by `paste_filter`. The filters are those of `compositor_backend.blend`.
+    `square_boxes`: its networks were trained on square face boxes, and see the faces in others stretched.
     """
 
     name: str
     crop_px: int
     network_px: int
     mask: Box
+    border_px: int = 4
+    masked_first: bool = False
+    crop_filter: str = "bicubic"
+    paste_filter: str = "bicubic"
+    square_boxes: bool = True
 
     @property
     def inner(self) -> slice:
         """Rows, and columns, of the crop that the network sees."""
-        return slice(INNER_OFFSET_PX, INNER_OFFSET_PX + self.network_px)
+        return slice(self.border_px, self.border_px + self.network_px)
 
 
+def _wav2lip(side_px: int) -> Family:
+    """Wav2Lip and networks like it: the whole of any box, its lower half black."""
+    return Family(
+        f"wav2lip-{side_px}",
+        crop_px=side_px,
+        network_px=side_px,
+        mask=(0, side_px // 2, side_px, side_px),
+        border_px=0,
+        masked_first=True,
+        crop_filter="sampled",
+        paste_filter="bilinear",
+        square_boxes=False,
+    )
+
+
+WAV2LIP_SIZES_PX = (96, 128, 256, 288, 384)
+"""The first is the original's."""
 FAMILIES = {
     "328": Family("328", crop_px=328, network_px=320, mask=(5, 5, 315, 310)),
     "160": Family("160", crop_px=168, network_px=160, mask=(5, 5, 155, 150)),
+    **{family.name: family for family in map(_wav2lip, WAV2LIP_SIZES_PX)},
 }
+"""By name. No two families have the same `network_px`, by which a graph's family is known."""
 
 MCU_SIZES_PX = {"420": (16, 16), "422": (16, 8), "444": (8, 8)}
 """Width and height of an MCU by chroma subsampling."""

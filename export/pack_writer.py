@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compositor_backend.blend import resize
+from compositor_backend.blend import crop_face
 from compositor_backend.compositor import region_segments, stacked_runs
 from compositor_backend.errors import PackError
 from compositor_backend.geometry import FAMILIES, Box, SegmentGrid, check_box, restart_interval
@@ -140,8 +140,7 @@ class PackWriter:
         region = grid.region(box)
         family = FAMILIES[self._settings.family]
         with _reporting(self._folder):
-            crop = resize(frame[y1:y2, x1:x2], family.crop_px, family.crop_px)
-            self._append("faces", crop[family.inner, family.inner].transpose(2, 0, 1)[None])
+            self._append("faces", crop_face(frame[y1:y2, x1:x2], family).transpose(2, 0, 1)[None])
             self._append("rects", np.array([box], np.int32))
             self._append("region_data", frame[region.y1 : region.y2, region.x1 : region.x2].reshape(-1))
             self._append("region_boxes", np.array([region.box], np.int32))

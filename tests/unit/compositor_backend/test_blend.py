@@ -1,14 +1,27 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn import functional
 
 from compositor_backend import blend
-from compositor_backend.blend import BLENDS, FEATHER_SHARE, feather, hard, paste, paste_area, resize
+from compositor_backend.blend import (
+    BLENDS,
+    FEATHER_SHARE,
+    crop_face,
+    feather,
+    hard,
+    paste,
+    paste_area,
+    resize,
+)
 from compositor_backend.geometry import FAMILIES
 from compositor_backend.native import load_kernel
+from tests.support.rendering import sampled
 from tests.support.scenes import Pixels, mouths, textured
 
 
@@ -100,6 +113,24 @@ def test_a_mouth_is_the_inner_square_of_the_face_box(
     paste(under, mouth, family, style)
     np.testing.assert_allclose(under, expected, atol=3.1)
     assert abs((under - expected).mean()) < 0.1
+
+
+@pytest.mark.parametrize("side_px", [96, 256])
+@pytest.mark.parametrize(("width", "height"), [(181, 240), (97, 61), (256, 256), (401, 333)])
+def test_wav2lips_mouth_fills_the_box_linearly(engine: str, side_px: int, width: int, height: int) -> None:
+    under, mouth = textured(width, height, 1), mouths(1, side_px)[0]
+    planes = torch.from_numpy(mouth.transpose(2, 0, 1).astype(np.float32))[None]
+    drawn = functional.interpolate(planes, (height, width), mode="bilinear", antialias=True)
+    paste(under, mouth, FAMILIES[f"wav2lip-{side_px}"], "hard")
+    np.testing.assert_allclose(under, drawn[0].numpy().transpose(1, 2, 0), atol=2)
+
+
+@pytest.mark.parametrize(("width", "height"), [(190, 181), (50, 77), (96, 96), (400, 333), (1, 2)])
+def test_wav2lips_crop_is_that_of_opencv(width: int, height: int) -> None:
+    face = textured(width, height, 1)
+    expected = cv2.resize(face, (96, 96), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(crop_face(face, FAMILIES["wav2lip-96"]), expected, atol=1)
+    np.testing.assert_array_equal(crop_face(face, FAMILIES["wav2lip-96"]), sampled(face, 96, 96))
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 1), (1, 2), (2, 500)])

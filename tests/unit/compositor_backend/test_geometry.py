@@ -17,6 +17,20 @@ def test_families_have_the_published_measures() -> None:
     assert (small.crop_px, small.network_px, small.inner) == (168, 160, slice(4, 164))
 
 
+@pytest.mark.parametrize("side_px", [96, 128, 256, 288, 384])
+def test_wav2lip_sees_all_of_a_box_with_its_lower_half_black(side_px: int) -> None:
+    family = FAMILIES[f"wav2lip-{side_px}"]
+    assert (family.crop_px, family.network_px, family.inner) == (side_px, side_px, slice(0, side_px))
+    assert family.mask == (0, side_px // 2, side_px, side_px)
+    assert family.masked_first
+    assert not family.square_boxes
+
+
+def test_a_graphs_family_is_known_by_its_size() -> None:
+    assert len({family.network_px for family in FAMILIES.values()}) == len(FAMILIES)
+    assert all(name == family.name for name, family in FAMILIES.items())
+
+
 @pytest.mark.parametrize(("name", "last_x", "last_y"), [("328", 314, 309), ("160", 154, 149)])
 def test_the_mask_keeps_five_pixels_and_ten_at_the_bottom(name: str, last_x: int, last_y: int) -> None:
     x1, y1, x2, y2 = FAMILIES[name].mask
