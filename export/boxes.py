@@ -10,6 +10,7 @@ from pathlib import Path
 
 from compositor_backend.errors import PackError
 from compositor_backend.geometry import Box, check_box
+from export.bounded import read_text
 from export.errors import ExportError
 from export.frames import FrameSource, natural_order
 
@@ -17,6 +18,9 @@ LANDMARKS = 110
 _LEFT, _RIGHT, _TOP = 1, 31, 52
 """Points of the jaw's two sides and of the bridge of the nose: they fix the box of the 328 and 160 families."""
 _MOST_PX = 1e6
+MAX_BOXES_BYTES = 8 << 20
+"""Some forty thousand boxes, half an hour of frames, however they are written; parsed they take fifty times that."""
+MAX_LANDMARKS_BYTES = 64 << 10
 
 
 def read_boxes(path: Path, names: Sequence[str] | None = None) -> list[Box]:
@@ -39,7 +43,7 @@ def box_of_landmarks(path: Path) -> Box:
     geometry, which cuts fractions off).
     """
     try:
-        lines = path.read_text(encoding="ascii").splitlines()
+        lines = read_text(path, MAX_LANDMARKS_BYTES, "ascii").splitlines()
         points = [tuple(float(word) for word in line.split()) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
         raise ExportError(f"{path} cannot be read as landmarks: {error}") from error
@@ -100,7 +104,7 @@ def _numbered(folder: Path) -> list[Path]:
 
 def _rectangles(path: Path) -> list[Box]:
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
+        loaded = json.loads(read_text(path, MAX_BOXES_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path} cannot be read as JSON: {error}") from error
     if isinstance(loaded, dict):
