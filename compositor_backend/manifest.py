@@ -36,6 +36,8 @@ IDLE_FILES = ("idle_data", "idle_offsets")
 
 MAX_SIDE_PX = 65_500
 """libjpeg's limit on a side of an image."""
+MAX_MANIFEST_BYTES = 1 << 20
+"""A manifest is some 2 kB long, however many frames there are."""
 MAX_INTERVAL = 65_535
 """A restart interval is 16 bits wide in the DRI marker."""
 
@@ -97,9 +99,13 @@ class Manifest:
         """The manifest of the pack in `folder`; `PackError` if it is missing, unreadable or wrong."""
         path = folder / MANIFEST_NAME
         try:
-            text = path.read_text(encoding="utf-8")
+            with path.open("rb") as file:
+                data = file.read(MAX_MANIFEST_BYTES + 1)
+            text = data.decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise PackError(f"{path} cannot be read: {error}") from error
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise PackError(f"{path} is longer than {MAX_MANIFEST_BYTES} bytes; no manifest is")
         return cls.from_json(text, str(path))
 
     @classmethod
