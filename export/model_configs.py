@@ -16,6 +16,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from compositor_backend import contract
 from compositor_backend.contract import Model, Tensor
+from export.bounded import read_text
 
 GPU_INSTANCES = 8
 """Instances of a U-Net on each GPU."""
@@ -29,6 +30,7 @@ ENCODER_GPU_INSTANCES = 2
 CPU_INSTANCES = 1
 """The embedded server's: one session with all cores computes a batch soonest, and weights lie there once."""
 EMBEDDED = "embedded"
+MAX_CONFIG_BYTES = 1 << 20
 PRODUCTION_CONFIG = Path("config.pbtxt")
 EMBEDDED_CONFIG = Path("configs") / f"{EMBEDDED}.pbtxt"
 
@@ -128,7 +130,7 @@ def features_ensemble(avatar_id: str, network: Network) -> pb.ModelConfig:
 
 def read_config(path: Path) -> pb.ModelConfig:
     """Parse a ``config.pbtxt``; `text_format.ParseError` for what Triton does not know."""
-    return text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
+    return text_format.Parse(read_text(path, MAX_CONFIG_BYTES), pb.ModelConfig())
 
 
 # --- messages ---
