@@ -116,7 +116,9 @@ def sample(image: Pixels, width: int, height: int) -> Pixels:
     left, right, across = _neighbours(width, image.shape[1])
     down, across = down[:, None, None], across[:, None]
     lines = image[top] * (1 - down) + image[bottom] * down
-    pixels: Pixels = np.rint(lines[:, left] * (1 - across) + lines[:, right] * across).astype(np.uint8)
+    mixed = lines[:, left] * (1 - across) + lines[:, right] * across
+    # Halves go up, whatever float arithmetic makes of them.
+    pixels: Pixels = (mixed + (0.5 + _ROUNDING)).astype(np.uint8)
     return pixels
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from compositor_backend import contract
 from compositor_backend.avatar_frames import gather_faces
-from compositor_backend.blend import resize
+from compositor_backend.blend import crop_face
 from compositor_backend.compositor import compose
 from compositor_backend.errors import LipstreamError
 from compositor_backend.jpeg import encode
@@ -136,7 +136,7 @@ def _check_face(pack: AvatarPack, frame: int) -> None:
     x1, y1, x2, y2 = pack.rects[frame].tolist()
     region, family = pack.regions[frame], pack.family
     box = pack.region_pixels(frame)[y1 - region.y1 : y2 - region.y1, x1 - region.x1 : x2 - region.x1]
-    crop = resize(box, family.crop_px, family.crop_px)[family.inner, family.inner].transpose(2, 0, 1)
+    crop = crop_face(box, family).transpose(2, 0, 1)
     off = int(np.abs(crop.astype(np.int16) - pack.faces[frame]).max())
     if off > _MOST_FACE_STEPS:
         raise ExportError(

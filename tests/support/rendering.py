@@ -115,11 +115,9 @@ def _resized(picture: Pixels, width: int, height: int, way: Image.Resampling) ->
 def sampled(picture: Pixels, width: int, height: int) -> Pixels:
     """As OpenCV's INTER_LINEAR: each pixel out of the two by two nearest to its centre, however much it shrinks."""
     down, across = (_linear(*sides) for sides in ((height, picture.shape[0]), (width, picture.shape[1])))
-    mixed = np.rint(np.einsum("ys,stc,xt->yxc", down, picture.astype(float), across, optimize=True)).astype(
-        np.uint8
-    )
-    result: Pixels = mixed.astype(np.uint8)
-    return result
+    mixed = np.einsum("ys,stc,xt->yxc", down, picture.astype(float), across, optimize=True)
+    halves_up: Pixels = np.floor(mixed + 0.5 + 1e-9).astype(np.uint8)
+    return halves_up
 
 
 def _linear(side: int, source: int) -> NDArray[np.float64]:
