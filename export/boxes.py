@@ -19,7 +19,7 @@ _LEFT, _RIGHT, _TOP = 1, 31, 52
 """Points of the jaw's two sides and of the bridge of the nose: they fix the box of the 328 and 160 families."""
 _MOST_PX = 1e6
 MAX_BOXES_BYTES = 4 << 20
-"""Twenty thousand boxes, 13 minutes of frames, however loosely they are written; parsed, text can take 20 times that."""
+"""Twenty thousand boxes, 13 minutes of frames, however loosely they are written; parsed they can take 20 times that."""
 MAX_LANDMARKS_BYTES = 64 << 10
 
 
