@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ def compare(
     for given in inputs:
         found, wanted = candidate(given), reference(given)
         _check_shapes(what, found, wanted)
-        worst = _worse(worst, found["MOUTH"], wanted["MOUTH"])
+        measured = _measure(found["MOUTH"], wanted["MOUTH"])
+        worst = replace(worse(worst, measured), frames=worst.frames + measured.frames)
     if worst.psnr_db < limits.min_psnr_db or worst.max_difference > limits.max_steps:
         raise ExportError(f"{what} is too far from its float32 graph: {worst}; {limits} are wanted")
     return worst
@@ -88,14 +89,20 @@ def _check_shapes(what: str, found: Outputs, wanted: Outputs) -> None:
         )
 
 
-def _worse(worst: PictureParity, found: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> PictureParity:
+def worse(first: PictureParity, second: PictureParity) -> PictureParity:
+    """The larger differences of the two, on as many frames as the larger of both."""
+    return PictureParity(
+        min(first.psnr_db, second.psnr_db),
+        max(first.max_difference, second.max_difference),
+        max(first.frames, second.frames),
+    )
+
+
+def _measure(found: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> PictureParity:
     difference = found.astype(np.int16) - wanted.astype(np.int16)
     squares = np.square(difference, dtype=np.float64).mean(axis=(1, 2, 3))
     lowest = min(psnr_db(float(error)) for error in squares)
-    largest = int(np.abs(difference).max())
-    return PictureParity(
-        min(worst.psnr_db, lowest), max(worst.max_difference, largest), worst.frames + len(found)
-    )
+    return PictureParity(lowest, int(np.abs(difference).max()), len(found))
 
 
 def psnr_db(mean_squared_error: float) -> float:

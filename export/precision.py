@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.atomic import replacing
 from export.errors import ExportError
-from export.picture_parity import PictureLimits, PictureParity, compare, run_graph, trial_inputs
+from export.picture_parity import PictureLimits, PictureParity, compare, run_graph, trial_inputs, worse
 from export.served_graph import ServedNetwork, inspect_network, open_bytes, run
 
 PRECISIONS = ("fp32", "fp16")
@@ -54,11 +54,14 @@ def halve(
     network = inspect_network(source, called)
     model = onnx.load(str(source))
     _unfold_stored(model.graph)
+    if not any(_between(model.graph)):
+        raise ExportError(f"{name} has no convolution; there is nothing to compute in fp16")
     check_range(name, model, network)
-    halved = half_model(name, model)
+    rounded = compare_rounded(name, model, source, network, limits)
+    halved = half_model(model)
     with replacing(out) as draft:
         onnx.save(halved, str(draft))
-        return compare_graphs(f"{name} in fp16", draft, source, network, limits)
+        return worse(rounded, compare_graphs(f"{name} in fp16", draft, source, network, limits))
 
 
 def compare_graphs(
@@ -69,12 +72,72 @@ def compare_graphs(
     return compare(what, run_graph(candidate), run_graph(reference), inputs, limits)
 
 
+def rounded_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A float32 graph in which every value that float16 would hold is rounded as float16 would round it.
+
+    onnxruntime computes a float16 graph in float32 on a CPU, and leaves the casts between its nodes out: only the
+    weights would be rounded. Numbers so small that float16 holds them with fewer bits are rounded like others.
+    """
+    rounded = onnx.ModelProto()
+    rounded.CopyFrom(model)
+    inner = list(_between(rounded.graph))
+    read = {tensor for node in inner for tensor in node.input}
+    for weight in rounded.graph.initializer:
+        if weight.name in read and weight.data_type == TensorProto.FLOAT:
+            values = numpy_helper.to_array(weight).astype(np.float16).astype(np.float32)
+            weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    made = _float_tensors(model).intersection(read.union(*(node.output for node in inner)))
+    _round(rounded.graph, made)
+    return rounded
+
+
+def _round(graph: onnx.GraphProto, tensors: set[str]) -> None:
+    """Round tensors to 11 bits behind the nodes that make them, in float32 arithmetic.
+
+    x·(2¹³+1) − (x·(2¹³+1) − x) is x with the 13 lower of its 24 bits rounded away (Veltkamp's splitting).
+    """
+    graph.initializer.append(numpy_helper.from_array(np.array(2**13 + 1, np.float32), "ls_split"))
+    nodes = []
+    for node in graph.node:
+        nodes.append(node)
+        for position, tensor in enumerate(node.output):
+            if tensor in tensors:
+                exact, large, small = (f"{tensor}_{part}" for part in ("exact", "large", "small"))
+                node.output[position] = exact
+                nodes.append(helper.make_node("Mul", [exact, "ls_split"], [large]))
+                nodes.append(helper.make_node("Sub", [large, exact], [small]))
+                nodes.append(helper.make_node("Sub", [large, small], [tensor]))
+    _keep(graph, nodes)
+
+
+def _float_tensors(model: onnx.ModelProto) -> set[str]:
+    """The tensors that nodes make and that are float32."""
+    known = onnx.shape_inference.infer_shapes(model).graph.value_info
+    return {info.name for info in known if info.type.tensor_type.elem_type == TensorProto.FLOAT}
+
+
 def network_px(network: ServedNetwork) -> int:
     """The side of FACE."""
     return network.named("network").network_px
 
 
-def half_model(name: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+def compare_rounded(
+    name: Path, model: onnx.ModelProto, source: Path, network: ServedNetwork, limits: PictureLimits
+) -> PictureParity:
+    """Compare what float16 would draw (`rounded_model`) with `source`; `ExportError` if it is too far off."""
+    session = open_bytes(name, rounded_model(model).SerializeToString())
+    names = [tensor.name for tensor in session.get_outputs()]
+    inputs = trial_inputs(network_px(network), network.audio_shape, TRIAL_BATCHES)
+    return compare(
+        f"{name} in fp16",
+        lambda given: dict(zip(names, run(name, session, names, given), strict=True)),
+        run_graph(source),
+        inputs,
+        limits,
+    )
+
+
+def half_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph with the convolutions, and all between them, in float16; `model` is left as it was."""
     # onnxruntime's own converter; importing it appends to sys.path, so it is left until it is needed.
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -83,8 +146,6 @@ def half_model(name: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     named.CopyFrom(model)
     _name_nodes(named.graph)
     kept = {node.name for node in named.graph.node} - {node.name for node in _between(named.graph)}
-    if len(kept) == len(named.graph.node):
-        raise ExportError(f"{name} has no convolution; there is nothing to compute in fp16")
     halved: onnx.ModelProto = convert_float_to_float16(
         named, keep_io_types=True, op_block_list=[], node_block_list=sorted(kept)
     )
@@ -216,13 +277,8 @@ def _largest_values(
     for weight in model.graph.initializer:
         if weight.name in read and weight.data_type == TensorProto.FLOAT:
             yield weight.name, _magnitude(np.abs(numpy_helper.to_array(weight)).max(initial=0))
-    known = onnx.shape_inference.infer_shapes(model)
-    floats = {
-        info.name for info in known.graph.value_info if info.type.tensor_type.elem_type == TensorProto.FLOAT
-    }
     made = {tensor for node in inner for tensor in node.output}
-    probed = sorted(floats.intersection(read | made))
-    yield from _probe(name, model, network, probed)
+    yield from _probe(name, model, network, sorted(_float_tensors(model).intersection(read | made)))
 
 
 def _probe(

@@ -23,11 +23,11 @@ def random_unet(
     torch.manual_seed(seed)
     network = LipSyncUNet(family, audio, widths)
     _settle(network, *_ordinary_inputs(network))
-    _spread(network)
+    spread(network)
     return network
 
 
-def _spread(network: LipSyncUNet) -> None:
+def spread(network: LipSyncUNet) -> None:
     """Scale the last convolution so that the picture is neither grey, where no fault would show, nor saturated."""
     drawn: list[torch.Tensor] = []
     handle = network.outc.register_forward_hook(lambda _module, _inputs, output: drawn.append(output))
