@@ -11,7 +11,7 @@ from export.idle import BATCH, silent_audio, silent_mouths
 from tests.support.avatar_sources import drawn_mouth, encoder_graph, network_graph
 from tests.support.scenes import textured, write_avatar
 
-FRAMES = BATCH + 2
+FRAMES = 3
 SILENCE_MEL = -4.0
 """The least that a mel band can be."""
 
@@ -39,7 +39,7 @@ def test_silence_sounds_the_same_to_every_frame(graphs: tuple[Path, Path]) -> No
 def test_every_template_frame_is_drawn_once_to_silence(graphs: tuple[Path, Path], pack: AvatarPack) -> None:
     told: list[int] = []
     batches = list(silent_mouths(pack, *graphs, told.append))
-    assert [len(batch) for batch in batches] == [BATCH, 2]
+    assert {len(batch) for batch in batches} == {BATCH}
     silence = np.full((FRAMES, 32, 16, 16), 0.5 * SILENCE_MEL, np.float32)
     assert np.array_equal(np.concatenate(batches), drawn_mouth(pack.faces, silence))
-    assert told == [BATCH, FRAMES]
+    assert told == [1, 2, 3]
