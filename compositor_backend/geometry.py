@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from compositor_backend.errors import PackError
 
 Box: TypeAlias = tuple[int, int, int, int]
 """x1, y1, x2, y2 in px; x2 and y2 are the first column and row outside."""
+
+_Picture = TypeVar("_Picture")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Family:
     them with `mask` (x1, y1, x2, y2; x2 and y2 outside) black: the first if `masked_first`, else the second.
     What it draws is brought to the box's size by `paste_filter`. The filters are those of `compositor_backend.blend`.
     `square_boxes`: its networks were trained on square face boxes, and see the faces in others stretched.
+    `any_face`: a network of the family draws whatever face it sees, so that one serves many avatars.
     """
 
     name: str
@@ -36,11 +39,16 @@ class Family:
     crop_filter: str = "bicubic"
     paste_filter: str = "bicubic"
     square_boxes: bool = True
+    any_face: bool = False
 
     @property
     def inner(self) -> slice:
         """Rows, and columns, of the crop that the network sees."""
         return slice(self.border_px, self.border_px + self.network_px)
+
+    def in_order(self, reference: _Picture, masked: _Picture) -> tuple[_Picture, _Picture]:
+        """The whole and the masked picture as they follow each other in the visual input."""
+        return (masked, reference) if self.masked_first else (reference, masked)
 
 
 def _wav2lip(side_px: int) -> Family:
@@ -55,6 +63,7 @@ def _wav2lip(side_px: int) -> Family:
         crop_filter="sampled",
         paste_filter="bilinear",
         square_boxes=False,
+        any_face=True,
     )
 
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from compositor_backend.pack import file_sha256
 from export.errors import ExportError
 from export.networks.audio_encoder import AudioEncoder
-from export.networks.families import FAMILIES, AudioMode, NetworkFamily
+from export.networks.families import FAMILIES, MEL_MODE, AudioMode, NetworkFamily
 from export.networks.unet import LipSyncUNet
+from export.networks.wav2lip import LEAST_WIDEST, Wav2Lip
 
 MAX_BYTES = 2 << 30
 """The largest checkpoint read; the full-width network with its optimizer's state is 0.15 GB."""
@@ -43,7 +44,9 @@ _UNREADABLE = (
 # Batch norms count their steps while training; older checkpoints lack it, and nothing here reads it.
 _COUNTER = "num_batches_tracked"
 _WRAPPERS = ("model", "state_dict")
-_PREFIXES = ("module.", "audio_encoder.")
+_PREFIX = "module."
+_ENCODER_PREFIX = "audio_encoder."
+_WAV2LIP = "wav2lip-96"
 # Newer checkpoints of the 160 family leave out an index; the older names are those of the definitions here.
 _RENAMES = (
     (re.compile(r"^inc\.inconv\.conv\."), "inc.inconv.0.conv."),
@@ -75,31 +78,34 @@ def read_checkpoint(path: Path) -> Checkpoint:
     state = _unwrap(loaded)
     if state is None:
         raise ExportError(f"{path} holds a {type(loaded).__name__}; a state_dict of tensors is wanted")
-    renamed = {_rename(key): tensor for key, tensor in state.items() if not key.endswith(_COUNTER)}
+    renamed = _renamed({key: tensor for key, tensor in state.items() if not key.endswith(_COUNTER)})
     for key, tensor in renamed.items():
         _check_tensor(path, key, tensor)
     return Checkpoint(path, file_sha256(path), renamed)
 
 
-def load_unet(
+def load_network(
     path: Path, family: str | None = None, audio: str | None = None
-) -> tuple[LipSyncUNet, Checkpoint]:
-    """The U-Net of a checkpoint, in evaluation mode, and what it was read from.
+) -> tuple[LipSyncUNet | Wav2Lip, Checkpoint]:
+    """The U-Net or Wav2Lip network of a checkpoint, in evaluation mode, and what it was read from.
 
     Widths, and the family if None, follow from the weights. `audio` may be None only where they tell it too:
     ``ave`` and ``hubert`` of the 328 family have the same shapes. A family or mode that contradicts the
     weights is an `ExportError`.
     """
     checkpoint = read_checkpoint(path)
-    spec = _family(checkpoint, family)
-    mode = _audio_mode(checkpoint, spec, audio)
-    network = LipSyncUNet(spec.name, mode.name, _widths(checkpoint, spec))
-    return _fill(network, checkpoint, f"a U-Net of the {spec.name} family"), checkpoint
+    if _is_wav2lip(checkpoint, family):
+        _check_wav2lip(checkpoint, family, audio)
+        return _wav2lip(checkpoint), checkpoint
+    return _unet(checkpoint, family, audio), checkpoint
 
 
 def describe_unet(path: Path, family: str | None = None) -> tuple[str, tuple[str, ...]]:
-    """The family of a U-Net's checkpoint, and the audio modes that its weights fit: several where they are alike."""
+    """The family of a network's checkpoint, and the audio modes that its weights fit: several where they are alike."""
     checkpoint = read_checkpoint(path)
+    if _is_wav2lip(checkpoint, family):
+        _check_wav2lip(checkpoint, family, None)
+        return _WAV2LIP, (MEL_MODE.name,)
     spec = _family(checkpoint, family)
     # Where none fits, the second call says which are known.
     fitting = _fitting(checkpoint, spec) or [_audio_mode(checkpoint, spec, None)]
@@ -168,12 +174,57 @@ def _check_tensor(path: Path, key: str, tensor: Tensor) -> None:
         raise ExportError(f"{path}: {key} holds {tensor.min():.3g}; variances of 0 or more are wanted")
 
 
+def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Under the names of the definitions here; an encoder's prefix goes only where all of the file has it."""
+    plain = {key.removeprefix(_PREFIX): tensor for key, tensor in state.items()}
+    if all(key.startswith(_ENCODER_PREFIX) for key in plain):
+        plain = {key.removeprefix(_ENCODER_PREFIX).removeprefix(_PREFIX): t for key, t in plain.items()}
+    return {_rename(key): tensor for key, tensor in plain.items()}
+
+
 def _rename(key: str) -> str:
-    for prefix in _PREFIXES:
-        key = key.removeprefix(prefix)
     for pattern, replacement in _RENAMES:
         key = pattern.sub(replacement, key)
     return key
+
+
+def _is_wav2lip(checkpoint: Checkpoint, family: str | None) -> bool:
+    """Whether it has a Wav2Lip network's names, or, having no U-Net's either, was said to be one."""
+    if any(key.startswith("face_encoder_blocks.") for key in checkpoint.state):
+        return True
+    return family in FAMILIES and not FAMILIES[family].levels and _level_weight(0) not in checkpoint.state
+
+
+def _check_wav2lip(checkpoint: Checkpoint, family: str | None, audio: str | None) -> None:
+    if family not in (None, _WAV2LIP):
+        taken = any(spec.name == family and not spec.levels for spec in FAMILIES.values())
+        what = f"{family} networks are taken as .onnx only" if taken else f"{family} was said"
+        raise ExportError(f"{checkpoint.path} is read as a network of the {_WAV2LIP} family; {what}")
+    if audio not in (None, MEL_MODE.name):
+        raise ExportError(f"the {_WAV2LIP} family has no audio mode {audio}; {MEL_MODE.name} is known")
+
+
+def _wav2lip(checkpoint: Checkpoint) -> Wav2Lip:
+    key = "face_encoder_blocks.6.0.conv_block.0.weight"
+    weight = checkpoint.state.get(key)
+    widest = 0 if weight is None or weight.ndim != 4 else weight.shape[0]
+    what = f"a network of the {_WAV2LIP} family (larger ones are taken as .onnx)"
+    if weight is None:
+        with torch.device("meta"):
+            raise _foreign(checkpoint, what, *_differing_names(checkpoint, Wav2Lip().state_dict()))
+    if not LEAST_WIDEST <= widest <= MAX_WIDTH or widest % LEAST_WIDEST:
+        raise ExportError(
+            f"{checkpoint.path}: {key} has shape {list(weight.shape)}; a multiple of {LEAST_WIDEST} up to {MAX_WIDTH} "
+            f"is wanted first for {what}"
+        )
+    return _fill(Wav2Lip(widest), checkpoint, what)
+
+
+def _unet(checkpoint: Checkpoint, family: str | None, audio: str | None) -> LipSyncUNet:
+    spec = _family(checkpoint, family)
+    mode = _audio_mode(checkpoint, spec, audio)
+    network = LipSyncUNet(spec.name, mode.name, _widths(checkpoint, spec))
+    return _fill(network, checkpoint, f"a U-Net of the {spec.name} family")
 
 
 def _level_weight(level: int) -> str:
@@ -183,7 +234,7 @@ def _level_weight(level: int) -> str:
 
 def _family(checkpoint: Checkpoint, wanted: str | None) -> NetworkFamily:
     if wanted not in (None, *FAMILIES):
-        raise ExportError(f"{wanted} is no network family; {' or '.join(FAMILIES)} is wanted")
+        raise ExportError(f"{wanted} is no network family; one of {', '.join(FAMILIES)} is wanted")
     if _level_weight(0) not in checkpoint.state:
         raise _foreign(checkpoint, "a U-Net", *_differing_names(checkpoint, _published(wanted or "328")))
     levels = 1
@@ -193,7 +244,7 @@ def _family(checkpoint: Checkpoint, wanted: str | None) -> NetworkFamily:
     if found is None or wanted not in (None, found.name):
         what = f"of the {found.name} family" if found else "of no known family"
         expected = (
-            f"{len(FAMILIES[wanted].levels)} are wanted for the {wanted} family"
+            f"{len(FAMILIES[wanted].levels) or 'none'} are wanted for the {wanted} family"
             if wanted
             else "5 or 6 are known"
         )

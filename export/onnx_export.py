@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from compositor_backend import contract
 from export.atomic import replacing
-from export.checkpoints import load_encoder, load_unet
-from export.graphs import ServedEncoder, ServedUNet
+from export.checkpoints import load_encoder, load_network
+from export.graphs import LipSyncNetwork, ServedEncoder, ServedNetwork
 from export.limits import Limits, Parity
 from export.networks.audio_encoder import AudioEncoder
-from export.networks.unet import LipSyncUNet
 from export.parity import check_encoder, check_unet
 
 OPSET = 17
@@ -28,11 +27,11 @@ IR_VERSION = 8
 def export_unet(
     checkpoint: Path, family: str | None, audio: str | None, out: Path, limits: Limits | None = None
 ) -> Parity:
-    """Write the served graph of a U-Net checkpoint to `out`; nothing is written if it is not equal.
+    """Write the served graph of a lip-sync network's checkpoint to `out`; nothing is written if it is not equal.
 
     `family` and `audio` may be None where the weights tell them.
     """
-    network, source = load_unet(checkpoint, family, audio)
+    network, source = load_network(checkpoint, family, audio)
     return write_unet(network, source.sha256, out, limits)
 
 
@@ -42,12 +41,12 @@ def export_encoder(checkpoint: Path, out: Path, limits: Limits | None = None) ->
     return write_encoder(encoder, source.sha256, out, limits)
 
 
-def write_unet(network: LipSyncUNet, sha256: str, out: Path, limits: Limits | None = None) -> Parity:
+def write_unet(network: LipSyncNetwork, sha256: str, out: Path, limits: Limits | None = None) -> Parity:
     """The same for a network in memory; `sha256` (hex) is its checkpoint's and makes AVATAR_KEY."""
     side = network.family.geometry.network_px
     sample = (torch.zeros(2, 3, side, side, dtype=torch.uint8), torch.zeros(2, *network.mode.shape))
-    wanted = contract.lipsync_model("unet", side, network.mode.shape)
-    model = _trace(ServedUNet(network, sha256), sample, wanted)
+    wanted = contract.lipsync_model("network", side, network.mode.shape)
+    model = _trace(ServedNetwork(network, sha256), sample, wanted)
     about = {"family": network.family.name, "audio": network.mode.name, "checkpoint_sha256": sha256}
     key = contract.avatar_key(sha256)
     return _write(model, about, out, lambda path: check_unet(path, network, key, limits))

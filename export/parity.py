@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from export.errors import ExportError
+from export.graphs import LipSyncNetwork
 from export.limits import BATCHES, SEED, Limits, Parity, judge, sample_inputs, truncated
 from export.networks.audio_encoder import AudioEncoder
-from export.networks.unet import LipSyncUNet
 from export.served_graph import open_session
 
 
 def unet_reference(
-    network: LipSyncUNet,
+    network: LipSyncNetwork,
     face: NDArray[np.uint8],
     audio: NDArray[np.float32],
     dtype: torch.dtype = torch.float32,
@@ -29,18 +29,19 @@ def unet_reference(
     `face` is uint8 [B,3,S,S] RGB; the network is run, and the result given, in `dtype`. Source: BGR/255 in six
     channels in, BGR out (the facts of the published training and inference code).
     """
-    x1, y1, x2, y2 = network.family.geometry.mask
+    family = network.family.geometry
+    x1, y1, x2, y2 = family.mask
     reference = torch.from_numpy(np.ascontiguousarray(face[:, ::-1])).to(dtype) / 255
     masked = reference.clone()
     masked[:, :, y1:y2, x1:x2] = 0
     exact = copy.deepcopy(network).eval().to(dtype)
     with torch.inference_mode():
-        drawn = exact(torch.cat([reference, masked], dim=1), torch.from_numpy(audio).to(dtype))
+        drawn = exact(torch.cat(family.in_order(reference, masked), dim=1), torch.from_numpy(audio).to(dtype))
     rgb: NDArray[np.floating[Any]] = (drawn * 255).flip(1).permute(0, 2, 3, 1).numpy()
     return rgb
 
 
-def check_unet(path: Path, network: LipSyncUNet, key: int, limits: Limits | None = None) -> Parity:
+def check_unet(path: Path, network: LipSyncNetwork, key: int, limits: Limits | None = None) -> Parity:
     """Compare a served U-Net graph with its network; `ExportError` with the figures if it is off.
 
     Weights so wild that the network's own answer depends on the precision it is computed in cannot be equal to
@@ -64,7 +65,7 @@ def check_unet(path: Path, network: LipSyncUNet, key: int, limits: Limits | None
     return judge(path, difference, limits)
 
 
-def _unsettled(network: LipSyncUNet, face: NDArray[np.uint8], audio: NDArray[np.float32]) -> float:
+def _unsettled(network: LipSyncNetwork, face: NDArray[np.uint8], audio: NDArray[np.float32]) -> float:
     """By how much of 255 the network's own answer depends on the precision."""
     exact = unet_reference(network, face, audio, torch.float64)
     return float(np.abs(exact - unet_reference(network, face, audio)).max())

@@ -130,6 +130,9 @@ class AudioBranch(nn.Module):
 class LipSyncUNet(nn.Module):
     """The U-Net of a family; `widths` are its five channel counts, narrowest first."""
 
+    FIRST_WEIGHT = "inc.inconv.0.conv.0.weight"
+    LAST_LAYER = "outc.conv"
+
     def __init__(self, family: str = "328", audio: str = "ave", widths: Iterable[int] = FULL_WIDTHS) -> None:
         super().__init__()
         spec = FAMILIES[family]

@@ -12,6 +12,7 @@ from torch import nn
 from export.limits import sample_inputs
 from export.networks.audio_encoder import AudioEncoder
 from export.networks.unet import LipSyncUNet
+from export.networks.wav2lip import Wav2Lip
 
 TINY_WIDTHS = (4, 8, 16, 32, 64)
 
@@ -27,29 +28,40 @@ def random_unet(
     return network
 
 
-def spread(network: LipSyncUNet) -> None:
+def random_wav2lip(widest: int = 64, seed: int = 0) -> Wav2Lip:
+    """A Wav2Lip network of the same kind."""
+    torch.manual_seed(seed)
+    network = Wav2Lip(widest)
+    _settle(network, *_ordinary_inputs(network))
+    spread(network)
+    return network
+
+
+def spread(network: LipSyncUNet | Wav2Lip) -> None:
     """Scale the last convolution so that the picture is neither grey, where no fault would show, nor saturated."""
     drawn: list[torch.Tensor] = []
-    handle = network.outc.register_forward_hook(lambda _module, _inputs, output: drawn.append(output))
+    out = network.get_submodule(network.LAST_LAYER)
+    assert isinstance(out, nn.Conv2d)
+    handle = out.register_forward_hook(lambda _module, _inputs, output: drawn.append(output))
     with torch.no_grad():
         network.eval()(*_ordinary_inputs(network))
         handle.remove()
         # More contrast is more than float32 settles to a step, with weights that were never trained.
         scale = 0.35 / drawn[0].std((0, 2, 3))
-        out = network.outc.conv
         assert out.bias is not None
         out.bias.copy_((out.bias - drawn[0].mean((0, 2, 3))) * scale)
         out.weight.mul_(scale.view(3, 1, 1, 1))
 
 
-def _ordinary_inputs(network: LipSyncUNet) -> tuple[torch.Tensor, torch.Tensor]:
+def _ordinary_inputs(network: LipSyncUNet | Wav2Lip) -> tuple[torch.Tensor, torch.Tensor]:
     """Pictures and sounds in the form that the network was made for: BGR/255, plain and masked."""
     face, audio = list(sample_inputs(network.family.geometry.network_px, network.mode.shape))[-1]
-    x1, y1, x2, y2 = network.family.geometry.mask
+    family = network.family.geometry
+    x1, y1, x2, y2 = family.mask
     reference = torch.from_numpy(face[:, ::-1].copy()) / 255
     masked = reference.clone()
     masked[:, :, y1:y2, x1:x2] = 0
-    return torch.cat([reference, masked], dim=1), torch.from_numpy(audio)
+    return torch.cat(family.in_order(reference, masked), dim=1), torch.from_numpy(audio)
 
 
 def random_encoder(seed: int = 0) -> AudioEncoder:

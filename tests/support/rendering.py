@@ -91,7 +91,7 @@ def _render_wav2lip(state: State, side_px: int, face: Pixels, audio: NDArray[np.
     masked = crop.copy()
     masked[side_px // 2 :] = 0
     with torch.inference_mode():
-        drawn = _wav2lip(state, _visual(masked, crop), torch.from_numpy(audio)[None])
+        drawn = wav2lip(state, _visual(masked, crop), torch.from_numpy(audio)[None])
     return _resized(_bytes(drawn), width, height, Image.Resampling.BILINEAR)
 
 
@@ -201,8 +201,8 @@ _HEARD = ((1, 1),) * 3 + ((3, 1),) + ((1, 1),) * 2 + ((3, 3),) + ((1, 1),) * 2 +
 """Strides of the audio encoder's blocks."""
 
 
-def _wav2lip(state: State, picture: Tensor, mel: Tensor) -> Tensor:
-    """The network of 96 px."""
+def wav2lip(state: State, picture: Tensor, mel: Tensor) -> Tensor:
+    """What the network of 96 px draws: [B,3,96,96] BGR in 0…1."""
     y = mel
     for n, stride in enumerate(_HEARD):
         residual = n in (1, 2, 4, 5, 7, 8, 10)

@@ -9,10 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from export.checkpoints import load_encoder, load_unet, read_checkpoint
+from export.checkpoints import Checkpoint, describe_unet, load_encoder, load_network, read_checkpoint
 from export.errors import ExportError
 from export.networks.unet import LipSyncUNet
-from tests.support.networks import TINY_WIDTHS, random_encoder, random_unet, save
+from export.networks.wav2lip import Wav2Lip
+from tests.support.networks import TINY_WIDTHS, random_encoder, random_unet, random_wav2lip, save
+
+
+def load_unet(path: Path, *said: str | None) -> tuple[LipSyncUNet, Checkpoint]:
+    network, checkpoint = load_network(path, *said)
+    assert isinstance(network, LipSyncUNet)
+    return network, checkpoint
 
 
 def same(state: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -201,7 +208,7 @@ def test_a_folder_and_a_family_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is no file"):
         read_checkpoint(tmp_path)
     path = save(random_unet().state_dict(), tmp_path / "u.pth")
-    with pytest.raises(ExportError, match="500 is no network family; 328 or 160 is wanted"):
+    with pytest.raises(ExportError, match=r"500 is no network family; one of 328, 160, wav2lip-96, .* is wanted"):
         load_unet(path, "500", "ave")
 
 
@@ -227,3 +234,64 @@ def test_what_contradicts_the_weights(
 def test_widths_follow_from_the_weights(tmp_path: Path) -> None:
     path = save(LipSyncUNet("160", "wenet", (8, 8, 16, 24, 32)).state_dict(), tmp_path / "u.pth")
     assert load_unet(path)[0].widths == (8, 8, 16, 24, 32)
+
+
+# --- Wav2Lip ---
+@pytest.mark.parametrize(
+    "dress",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "optimizer": None, "global_step": 3, "global_epoch": 1},
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+    ],
+    ids=["bare", "as it is trained", "data parallel"],
+)
+@pytest.mark.parametrize("family", [None, "wav2lip-96"])
+def test_a_wav2lip_network_loads_as_it_is_found(tmp_path: Path, dress: Any, family: str | None) -> None:
+    network = random_wav2lip()
+    loaded, _ = load_network(save(dress(network.state_dict()), tmp_path / "wav2lip.pth"), family)
+    assert isinstance(loaded, Wav2Lip)
+    assert loaded.widest == network.widest
+    assert same(loaded.state_dict(), network.state_dict())
+    assert describe_unet(tmp_path / "wav2lip.pth") == ("wav2lip-96", ("mel",))
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        (("328", None), "is read as a network of the wav2lip-96 family; 328 was said"),
+        (("wav2lip-256", None), r"wav2lip-96 family; wav2lip-256 networks are taken as \.onnx only"),
+        ((None, "ave"), "the wav2lip-96 family has no audio mode ave; mel is known"),
+    ],
+)
+def test_what_contradicts_a_wav2lip_network(
+    tmp_path: Path, said: tuple[str | None, str | None], complaint: str
+) -> None:
+    path = save(random_wav2lip().state_dict(), tmp_path / "wav2lip.pth")
+    with pytest.raises(ExportError, match=complaint):
+        load_network(path, *said)
+
+
+@pytest.mark.parametrize("family", [None, "wav2lip-96"])
+def test_a_larger_wav2lip_networks_checkpoint_is_refused(tmp_path: Path, family: str | None) -> None:
+    state = random_wav2lip().state_dict()
+    state["face_encoder_blocks.7.0.conv_block.0.weight"] = torch.zeros(32, 32, 1, 1)
+    with pytest.raises(ExportError, match=r"larger ones are taken as \.onnx\): 1 tensors unknown"):
+        load_network(save(state, tmp_path / "wav2lip.pth"), family)
+
+
+def test_wav2lip_was_said_and_it_is_none(tmp_path: Path) -> None:
+    path = save({"weight": torch.zeros(2)}, tmp_path / "w.pth")
+    with pytest.raises(ExportError, match=r"not a network of the wav2lip-96 family .* tensors missing"):
+        load_network(path, "wav2lip-96")
+    unet = save(random_unet().state_dict(), tmp_path / "u.pth")
+    with pytest.raises(ExportError, match="a network of the 328 family; none are wanted for the wav2lip-96"):
+        load_network(unet, "wav2lip-96")
+
+
+@pytest.mark.parametrize("widest", [48, 4096, 16])
+def test_a_wav2lip_networks_widths_are_in_proportion(tmp_path: Path, widest: int) -> None:
+    state = random_wav2lip().state_dict()
+    state["face_encoder_blocks.6.0.conv_block.0.weight"] = torch.zeros(widest, 1, 1, 1)
+    with pytest.raises(ExportError, match="a multiple of 32 up to 2048 is wanted first"):
+        load_network(save(state, tmp_path / "wav2lip.pth"))

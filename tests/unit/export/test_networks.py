@@ -9,6 +9,9 @@ import torch
 from export.networks.audio_encoder import AudioEncoder
 from export.networks.families import FULL_WIDTHS, HALF_WIDTHS
 from export.networks.unet import LipSyncUNet
+from export.networks.wav2lip import Wav2Lip
+from tests.support.networks import random_wav2lip
+from tests.support.rendering import wav2lip
 
 # Names and shapes of a published checkpoint, num_batches_tracked left out.
 PUBLISHED = Path(__file__).parents[2] / "data" / "unet-328-ave-state-dict.txt"
@@ -65,3 +68,17 @@ def test_the_encoder_gives_512_numbers_none_negative() -> None:
         embedding = AudioEncoder().eval()(torch.randn(3, 1, 80, 16))
     assert embedding.shape == (3, 512)
     assert embedding.min() >= 0
+
+
+def test_wav2lip_has_the_published_size() -> None:
+    assert parameters(Wav2Lip()) == 36_298_035
+
+
+def test_wav2lip_draws_what_its_layers_say() -> None:
+    network = random_wav2lip().double()
+    picture, mel = torch.rand(2, 6, 96, 96).double(), torch.rand(2, 1, 80, 16).double() * 8 - 4
+    with torch.inference_mode():
+        drawn = network(picture, mel)
+        torch.testing.assert_close(drawn, wav2lip(network.state_dict(), picture, mel), atol=1e-9, rtol=0)
+    assert drawn.std() > 0.05
+    assert (drawn[0] - drawn[1]).abs().mean() > 0.01

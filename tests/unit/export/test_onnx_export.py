@@ -12,14 +12,21 @@ from torch import nn
 
 from compositor_backend.contract import avatar_key
 from export.errors import ExportError
-from export.graphs import ServedEncoder, ServedUNet, fold_batch_norms
+from export.graphs import LipSyncNetwork, ServedEncoder, ServedNetwork, fold_batch_norms
 from export.limits import Limits, Parity, sample_inputs
 from export.onnx_export import IR_VERSION, OPSET, export_encoder, export_unet, write_encoder, write_unet
 from export.parity import check_unet, unet_reference
-from tests.support.networks import random_encoder, random_unet, save
+from tests.support.networks import random_encoder, random_unet, random_wav2lip, save
 
 SHA256 = hashlib.sha256(b"a checkpoint").hexdigest()
-MODES = [("328", "ave"), ("328", "hubert"), ("328", "wenet"), ("160", "hubert"), ("160", "wenet")]
+MODES = [
+    ("328", "ave"),
+    ("328", "hubert"),
+    ("328", "wenet"),
+    ("160", "hubert"),
+    ("160", "wenet"),
+    ("wav2lip-96", "mel"),
+]
 
 
 def tensors(values: list[onnx.ValueInfoProto]) -> list[tuple[str, int, list[str | int]]]:
@@ -33,10 +40,14 @@ def tensors(values: list[onnx.ValueInfoProto]) -> list[tuple[str, int, list[str 
     ]
 
 
-@pytest.mark.parametrize(("family", "audio"), [("328", "ave"), ("160", "wenet")])
+def random_network(family: str, audio: str) -> LipSyncNetwork:
+    return random_wav2lip() if family == "wav2lip-96" else random_unet(family, audio)
+
+
+@pytest.mark.parametrize(("family", "audio"), [("328", "ave"), ("160", "wenet"), ("wav2lip-96", "mel")])
 def test_the_networks_tried_here_see_and_hear(family: str, audio: str) -> None:
     """Else no fault in what they see or hear could show."""
-    network = random_unet(family, audio)
+    network = random_network(family, audio)
     side = network.family.geometry.network_px
     face, sound = list(sample_inputs(side, network.mode.shape))[1]
     drawn = unet_reference(network, face, sound)
@@ -47,7 +58,7 @@ def test_the_networks_tried_here_see_and_hear(family: str, audio: str) -> None:
 
 @pytest.mark.parametrize(("family", "audio"), MODES)
 def test_a_checkpoint_becomes_a_graph_of_the_contract(tmp_path: Path, family: str, audio: str) -> None:
-    network = random_unet(family, audio)
+    network = random_network(family, audio)
     path = save(network.state_dict(), tmp_path / "u.pth")
     parity = export_unet(path, family, audio, tmp_path / "u.onnx")
     assert parity.max_difference <= 1
@@ -147,31 +158,31 @@ def test_what_was_measured_is_said_with_what_was_allowed() -> None:
     assert said == "99.9840% of 1000 values equal the network's, off by at most 3 of 255 (5 allowed)"
 
 
-def unmasked(served: ServedUNet) -> None:
+def unmasked(served: ServedNetwork) -> None:
     served.visible.fill_(1)
 
 
-def swapped(served: ServedUNet) -> None:
+def swapped(served: ServedNetwork) -> None:
     served.network.outc.conv.weight.data = served.network.outc.conv.weight.data.flip(0)
 
 
-def rounded(served: ServedUNet) -> None:
+def rounded(served: ServedNetwork) -> None:
     forward = served.network.forward
     served.network.forward = lambda x, audio: forward(x, audio) + 0.5 / 255  # type: ignore[method-assign]
 
 
-def deaf(served: ServedUNet) -> None:
+def deaf(served: ServedNetwork) -> None:
     forward = served.network.forward
     served.network.forward = lambda x, audio: forward(x, 0 * audio)  # type: ignore[method-assign]
 
 
-def half_a_pixel_off(served: ServedUNet) -> None:
+def half_a_pixel_off(served: ServedNetwork) -> None:
     for module in served.modules():
         if isinstance(module, nn.Upsample):
             module.align_corners = False
 
 
-def unnormalised(served: ServedUNet) -> None:
+def unnormalised(served: ServedNetwork) -> None:
     """One batch norm whose fold was forgotten."""
     served.network.audio_model.conv3.bias.data.add_(0.1)
 
@@ -181,11 +192,11 @@ def test_a_graph_that_differs_is_refused_and_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: object
 ) -> None:
     def faulty(*arguments: object) -> nn.Module:
-        served = ServedUNet(*arguments)  # type: ignore[arg-type]
+        served = ServedNetwork(*arguments)  # type: ignore[arg-type]
         fault(served)  # type: ignore[operator]
         return served
 
-    monkeypatch.setattr("export.onnx_export.ServedUNet", faulty)
+    monkeypatch.setattr("export.onnx_export.ServedNetwork", faulty)
     with pytest.raises(ExportError, match=r"/u\.onnx differs from its network by up to \d+ of 255"):
         write_unet(random_unet(), SHA256, tmp_path / "u.onnx")
     assert list(tmp_path.iterdir()) == []
