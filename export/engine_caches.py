@@ -6,6 +6,7 @@ two avatars have in common, and never by its weights.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +47,7 @@ def shared_caches(root: Path) -> list[SharedCache]:
     """
     caches = list(_caches(root))
     found = [problem for cache in caches for problem in _alone(root, cache)]
-    for number, first in enumerate(caches):
-        found += [problem for second in caches[number + 1 :] for problem in _together(first, second)]
-    return found
+    return [*found, *_same_folders(caches), *_nested_folders(caches), *_same_prefixes(caches)]
 
 
 def _caches(root: Path) -> Iterator[Cache]:
@@ -97,33 +96,45 @@ def _alone(root: Path, cache: Cache) -> Iterator[SharedCache]:
         )
 
 
-def _together(first: Cache, second: Cache) -> Iterator[SharedCache]:
-    """What is wrong with two caches. Configs of the same model are two ways to serve the same weights."""
-    if first.model == second.model or first.path is None or second.path is None:
-        return
-    models = (first.model, second.model)
-    if first.path == second.path:
-        yield SharedCache(
-            models,
-            f"{first.config} and {second.config} cache engines in the same folder {first.path}: one would draw with "
-            "the other's weights",
-        )
-    elif _holds(first.path, second.path) or _holds(second.path, first.path):
-        yield SharedCache(
-            models,
-            f"{first.config} caches engines in {first.path}, {second.config} in {second.path}, one in the other",
-        )
-    elif first.prefix and first.prefix == second.prefix:
-        yield SharedCache(
-            models,
-            f"{first.config} and {second.config} have the same trt_engine_cache_prefix {first.prefix!r}",
-        )
+def _same_folders(caches: Sequence[Cache]) -> Iterator[SharedCache]:
+    for path, users in _by_path(caches).items():
+        models = sorted({cache.model for cache in users})
+        # Configs of the same model are two ways to serve the same weights.
+        if len(models) > 1:
+            configs = " and ".join(str(cache.config) for cache in users)
+            yield SharedCache(
+                tuple(models),
+                f"{configs} cache engines in the same folder {path}: one would draw with the other's weights",
+            )
 
 
-def _holds(outer: Path, inner: Path) -> bool:
-    return inner.is_relative_to(outer)
+def _nested_folders(caches: Sequence[Cache]) -> Iterator[SharedCache]:
+    users = _by_path(caches)
+    for inner, inner_users in users.items():
+        for outer in (parent for parent in inner.parents if parent in users):
+            for first, second in itertools.product(users[outer], inner_users):
+                if first.model != second.model:
+                    yield SharedCache(
+                        (first.model, second.model),
+                        f"{first.config} caches engines in {outer}, and {second.config} inside it, in {inner}; "
+                        "folders beside each other are wanted",
+                    )
 
 
-def sentences(problems: Sequence[SharedCache], model: str) -> str:
-    """What is said of the model's cache; empty if all is well with it."""
-    return "; ".join(problem.text for problem in problems if model in problem.models)
+def _same_prefixes(caches: Sequence[Cache]) -> Iterator[SharedCache]:
+    prefixes: dict[str, list[Cache]] = {}
+    for cache in caches:
+        prefixes.setdefault(cache.prefix, []).append(cache)
+    for prefix, users in prefixes.items():
+        models = sorted({cache.model for cache in users})
+        if prefix and len(models) > 1:
+            configs = " and ".join(str(cache.config) for cache in users)
+            yield SharedCache(tuple(models), f"{configs} have the same trt_engine_cache_prefix {prefix!r}")
+
+
+def _by_path(caches: Sequence[Cache]) -> dict[Path, list[Cache]]:
+    users: dict[Path, list[Cache]] = {}
+    for cache in caches:
+        if cache.path is not None:
+            users.setdefault(cache.path, []).append(cache)
+    return users

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from server.errors import ModelLoadError
 from server.onnxruntime_backend.config import Accelerator, ModelConfig
@@ -39,16 +40,20 @@ class Device:
 
 
 def choose_providers(
-    config: ModelConfig, device: Device, available: Sequence[str]
+    config: ModelConfig, device: Device, available: Sequence[str], repository: Path | None = None
 ) -> list[tuple[str, ProviderOptions]]:
     """The providers for a session, the preferred first, the CPU always last.
 
     `available` is what ``onnxruntime.get_available_providers()`` says. On a GPU instance TensorRT
-    comes first if the config asks for it and it is installed, then CUDA. Raises `ModelLoadError`
-    for an accelerator or parameter that is not documented, and for a GPU instance where no GPU
-    provider is installed.
+    comes first if the config asks for it and it is installed, then CUDA. Relative paths of its
+    caches are relative to `repository`, the folder of all avatars (for the C++ backend, to its
+    working folder, which docker/entrypoint.sh makes that one). Raises `ModelLoadError` for an
+    accelerator or parameter that is not documented, for a cache of engines in no folder of its
+    own, and for a GPU instance where no GPU provider is installed.
     """
     gpu = _gpu_options(config)
+    if TENSORRT in gpu:
+        gpu[TENSORRT] = _with_caches(config, gpu[TENSORRT], repository)
     cpu = _cpu_options(config)
     if device.kind == "GPU":
         chosen = _choose_gpu(config, device, gpu, available)
@@ -97,6 +102,26 @@ def _cpu_options(config: ModelConfig) -> dict[str, ProviderOptions]:
         if accelerator.parameters:
             raise _unknown(config, "openvino parameter", next(iter(accelerator.parameters)), ())
     return {OPENVINO: {"device_type": "CPU"}} if config.cpu_accelerators else {}
+
+
+_CACHE_PATHS = ("trt_engine_cache_path", "trt_timing_cache_path")
+
+
+def _with_caches(config: ModelConfig, options: ProviderOptions, repository: Path | None) -> ProviderOptions:
+    """The options with absolute paths.
+
+    onnxruntime finds a cached engine by the model's file name, never by its weights. In one folder
+    for all, which is where it looks without a path, an avatar would get another one's face.
+    """
+    if options.get("trt_engine_cache_enable") == "True" and "trt_engine_cache_path" not in options:
+        raise ModelLoadError(
+            f"{config.name}: trt_engine_cache_enable without trt_engine_cache_path would share engines with "
+            "other models; a folder of the model's own is wanted"
+        )
+    if repository is None:
+        return options
+    paths = {key: str(repository / options[key]) for key in _CACHE_PATHS if key in options}
+    return {**options, **paths}
 
 
 def _unknown(config: ModelConfig, what: str, name: str, known: Sequence[str]) -> ModelLoadError:

@@ -48,7 +48,9 @@ def create_session(config: ModelConfig, version_folder: Path, device: Device) ->
     CPU).
     """
     path = model_path(config, version_folder)
-    providers = choose_providers(config, device, onnxruntime.get_available_providers())
+    # A model's version lies in its folder, and that one among all models'.
+    repository = version_folder.resolve().parents[1]
+    providers = choose_providers(config, device, onnxruntime.get_available_providers(), repository)
     options = session_options(config, device)
     if device.kind == "GPU" and hasattr(onnxruntime, "preload_dlls"):
         # Finds CUDA and cuDNN where their wheels put them; since onnxruntime 1.21.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -137,6 +138,35 @@ DOCUMENTED = _TABLE.split()
 @pytest.mark.parametrize("key", DOCUMENTED)
 def test_every_documented_tensorrt_parameter_is_known(key: str) -> None:
     value = "INT8" if key == "precision_mode" else "1"
-    options = choose_providers(with_gpu("tensorrt", **{key: value}), Device("GPU"), EVERYTHING)[0][1]
-    assert len(options) == 2, options
+    # A cache without a folder of its own is refused.
+    needed = {"trt_engine_cache_path": "own"} if key == "trt_engine_cache_enable" else {}
+    options = choose_providers(with_gpu("tensorrt", **{key: value}, **needed), Device("GPU"), EVERYTHING)[0][
+        1
+    ]
+    assert len(options) == 2 + len(needed), options
     assert all(name == "device_id" or name.startswith("trt_") for name in options)
+
+
+def test_caches_lie_relative_to_the_folder_of_all_avatars_wherever_the_server_runs() -> None:
+    config = with_gpu(
+        "tensorrt",
+        trt_engine_cache_enable="1",
+        trt_engine_cache_path="lipsync_ann/tensorrt_cache/0123",
+        trt_timing_cache_path="/elsewhere/timings",
+    )
+    for repository in (Path("/avatars"), Path("/srv/avatars")):
+        options = choose_providers(config, Device("GPU"), EVERYTHING, repository)[0][1]
+        assert options["trt_engine_cache_path"] == f"{repository}/lipsync_ann/tensorrt_cache/0123"
+        assert options["trt_timing_cache_path"] == "/elsewhere/timings"
+
+
+@pytest.mark.parametrize("device", [Device("CPU"), Device("GPU")])
+def test_a_cache_that_would_be_everybodys_is_refused(device: Device) -> None:
+    for parameters in ({}, {"trt_engine_cache_path": ""}):
+        config = with_gpu("tensorrt", trt_engine_cache_enable="true", **parameters)
+        with pytest.raises(
+            ModelLoadError, match="net: trt_engine_cache_enable without trt_engine_cache_path"
+        ):
+            choose_providers(config, device, EVERYTHING)
+    off = with_gpu("tensorrt", trt_engine_cache_enable="0")
+    assert choose_providers(off, device, EVERYTHING)
