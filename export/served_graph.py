@@ -24,7 +24,7 @@ _LOAD_ERRORS = (
 
 @dataclass(frozen=True)
 class ServedNetwork:
-    """A U-Net's graph of the contract: its family ("328" or "160"), audio input and AVATAR_KEY."""
+    """A network's graph of the contract: its family ("328", "160", "wav2lip-96" …), audio input and AVATAR_KEY."""
 
     family: str
     audio_shape: tuple[int, ...]
@@ -78,7 +78,8 @@ def inspect_network(path: Path, called: Path | None = None) -> ServedNetwork:
     face, audio = _visual_and_audio_shapes(name, session)
     family = next((f.name for f in FAMILIES.values() if face[1:] == [3, f.network_px, f.network_px]), None)
     if family is None:
-        raise ExportError(f"{name} has FACE {face}; a side of 320 or 160 px is wanted")
+        sides = ", ".join(str(f.network_px) for f in FAMILIES.values())
+        raise ExportError(f"{name} has FACE {face}; a side of one of {sides} px is wanted")
     wanted = contract.lipsync_model("network", face[2], tuple(audio[1:]))
     _check_tensors(name, session, wanted)
     return ServedNetwork(family, tuple(audio[1:]), _read_key(name, session, wanted))

@@ -1,14 +1,19 @@
-"""Brings an ONNX file met in the wild (inputs `input` and `audio`, output `output`) to the wire contract."""
+"""Brings an ONNX file met in the wild to the wire contract.
+
+U-Nets are known by their names (inputs `input` and `audio`, output `output`), Wav2Lip networks by their shapes (inputs
+[B,6,S,S] and [B,1,80,16], output [B,3,S,S]), whatever the names.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, compose, helper, numpy_helper
 
 from compositor_backend import contract
 from compositor_backend.geometry import FAMILIES, Family
@@ -24,31 +29,44 @@ MIN_OPSET, MAX_OPSET = 11, 21
 """The first in which Clip takes its bounds as the nodes added here give them; the last that onnxruntime 1.19 reads."""
 MIN_IR, MAX_IR = 4, 10
 """The first that lets weights be no inputs; the last that onnxruntime 1.19 reads."""
-_INPUT, _AUDIO, _OUTPUT = "input", "audio", "output"
+_UNET_NAMES = ("input", "audio", "output")
+_OWN_PREFIX = "ls_"
+"""Of the names of tensors that are added."""
 _BATCH = "batch"
 _SINGLE = 1
+
+
+@dataclass(frozen=True)
+class _Wild:
+    """What a file's network is, and the names of its inputs and its output."""
+
+    family: Family
+    audio_shape: tuple[int, ...]
+    visual: str
+    audio: str
+    drawn: str
 
 
 def wrap_unet(source: Path, out: Path, limits: Limits | None = None) -> Parity:
     """Write the graph in `source`, wrapped to FACE, AUDIO → MOUTH, AVATAR_KEY, to `out`.
 
-    The original takes float32 BGR/255, reference and masked crop, and gives BGR in 0…1. The wrapped graph is run
-    beside it, one frame at a time and as a batch, and nothing is written if they differ. AVATAR_KEY comes from
-    the SHA-256 of `source`.
+    The original takes float32 BGR/255, reference and masked crop (Wav2Lip: masked first), and gives BGR in 0…1.
+    The wrapped graph is run beside it, one frame at a time and as a batch, and nothing is written if they differ.
+    AVATAR_KEY comes from the SHA-256 of `source`.
     """
     model = _load(source)
-    family, audio_shape = _inspect(source, model)
+    wild = _inspect(source, model)
     _open_batch(model)
-    _wrap(model, family, audio_shape, contract.avatar_key(file_sha256(source)))
+    _wrap(*_out_of_the_way(model, wild), contract.avatar_key(file_sha256(source)))
     with replacing(out) as draft:
         onnx.save(model, str(draft))
-        return _compare(source, draft, family, audio_shape, limits or Limits())
+        return _compare(source, draft, wild, limits or Limits())
 
 
 def inspect_unet(source: Path) -> tuple[str, tuple[int, ...]]:
     """Family and audio input's shape of such a file; `ExportError` if it is none."""
-    family, audio_shape = _inspect(source, _load(source))
-    return family.name, audio_shape
+    wild = _inspect(source, _load(source))
+    return wild.family.name, wild.audio_shape
 
 
 def _load(source: Path) -> onnx.ModelProto:
@@ -69,30 +87,71 @@ def _load(source: Path) -> onnx.ModelProto:
     return model
 
 
-def _inspect(source: Path, model: onnx.ModelProto) -> tuple[Family, tuple[int, ...]]:
+def _inspect(source: Path, model: onnx.ModelProto) -> _Wild:
     """The family, by the picture's size, and the shape of the audio input."""
     tensors = {tensor.name: tensor for tensor in (*model.graph.input, *model.graph.output)}
     shapes = {name: [d.dim_value for d in t.type.tensor_type.shape.dim] for name, t in tensors.items()}
-    if set(shapes) != {_INPUT, _AUDIO, _OUTPUT}:
-        names = ", ".join(shapes) or "no tensors"
-        raise ExportError(
-            f"{source} has {names}; inputs input and audio and an output named output are wanted"
-        )
+    wild = _wav2lip(model, shapes) or _unet(source, shapes)
     if any(t.type.tensor_type.elem_type != TensorProto.FLOAT for t in tensors.values()):
         raise ExportError(f"{source} has tensors that are not float32; float32 is wanted")
-    family = next(
-        (f for f in FAMILIES.values() if shapes[_INPUT][1:] == [6, f.network_px, f.network_px]), None
-    )
-    if family is None:
+    return wild
+
+
+def _wav2lip(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> _Wild | None:
+    """A Wav2Lip network by its two inputs' shapes and its one output; None if it is none."""
+    inputs = {tuple(shapes[tensor.name][1:]): tensor.name for tensor in model.graph.input}
+    audio = inputs.get(contract.MEL.shape[1:])
+    families = (f for f in FAMILIES.values() if f.any_face and _visual_shape(f) in inputs)
+    family = next(families, None)
+    if len(inputs) != len(model.graph.input) or len(shapes) != len(inputs) + 1 or len(inputs) != 2:
+        return None
+    if audio is None or family is None or len(model.graph.output) != 1:
+        return None
+    drawn = model.graph.output[0].name
+    return _Wild(family, contract.MEL.shape[1:], inputs[_visual_shape(family)], audio, drawn)
+
+
+def _unet(source: Path, shapes: dict[str, list[int]]) -> _Wild:
+    visual, audio_name, drawn = _UNET_NAMES
+    if set(shapes) != set(_UNET_NAMES):
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no tensors"
         raise ExportError(
-            f"{source} has input {shapes[_INPUT]}; [B, 6, 320, 320] or [B, 6, 160, 160] is wanted"
+            f"{source} has {listed}; inputs input and audio and an output named output are wanted, or a Wav2Lip "
+            f"network's inputs [B, 6, S, S] and {_batched(contract.MEL.shape[1:])} with S one of "
+            f"{', '.join(str(f.network_px) for f in FAMILIES.values() if f.any_face)}"
         )
-    audio = tuple(shapes[_AUDIO][1:])
+    families = (f for f in FAMILIES.values() if not f.any_face)
+    family = next((f for f in families if tuple(shapes[visual][1:]) == _visual_shape(f)), None)
+    if family is None:
+        wanted = [_batched(_visual_shape(f)) for f in FAMILIES.values() if not f.any_face]
+        raise ExportError(f"{source} has input {shapes[visual]}; {' or '.join(wanted)} is wanted")
+    audio = tuple(shapes[audio_name][1:])
     if len(audio) != 3 or 0 in audio:
         raise ExportError(
-            f"{source} has audio {shapes[_AUDIO]}; a fixed [B, channels, height, width] is wanted"
+            f"{source} has audio {shapes[audio_name]}; a fixed [B, channels, height, width] is wanted"
         )
-    return family, audio
+    return _Wild(family, audio, visual, audio_name, drawn)
+
+
+def _visual_shape(family: Family) -> tuple[int, ...]:
+    return 6, family.network_px, family.network_px
+
+
+def _batched(shape: tuple[int, ...]) -> str:
+    return f"[B, {', '.join(map(str, shape))}]"
+
+
+def _out_of_the_way(model: onnx.ModelProto, wild: _Wild) -> tuple[onnx.ModelProto, _Wild]:
+    """The same with other names, if it has any that are added to it."""
+    wanted = contract.lipsync_model("network", wild.family.network_px, wild.audio_shape)
+    ours = {tensor.name for tensor in (*wanted.inputs, *wanted.outputs)}
+    used = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    if not any(name in ours or name.startswith(_OWN_PREFIX) for name in used):
+        return model, wild
+    prefix = "wild_"
+    compose.add_prefix_graph(model.graph, prefix, inplace=True)
+    names = (prefix + name for name in (wild.visual, wild.audio, wild.drawn))
+    return model, _Wild(wild.family, wild.audio_shape, *names)
 
 
 def _open_batch(model: onnx.ModelProto) -> None:
@@ -122,18 +181,19 @@ def _any_batch(shape: NDArray[np.int64]) -> NDArray[np.int64]:
     return shape
 
 
-def _wrap(model: onnx.ModelProto, family: Family, audio_shape: tuple[int, ...], key: int) -> None:
-    graph = model.graph
+def _wrap(model: onnx.ModelProto, wild: _Wild, key: int) -> None:
+    graph, family = model.graph, wild.family
+    both = family.in_order("ls_reference", "ls_masked")
     before = [
         helper.make_node("Cast", ["FACE"], ["ls_float"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["ls_float", "ls_scale"], ["ls_unit"]),
         helper.make_node("Gather", ["ls_unit", "ls_bgr"], ["ls_reference"], axis=1),
         helper.make_node("Mul", ["ls_reference", "ls_visible"], ["ls_masked"]),
-        helper.make_node("Concat", ["ls_reference", "ls_masked"], [_INPUT], axis=1),
-        helper.make_node("Identity", ["AUDIO"], [_AUDIO]),
+        helper.make_node("Concat", list(both), [wild.visual], axis=1),
+        helper.make_node("Identity", ["AUDIO"], [wild.audio]),
     ]
     after = [
-        helper.make_node("Mul", [_OUTPUT, "ls_255"], ["ls_scaled"]),
+        helper.make_node("Mul", [wild.drawn, "ls_255"], ["ls_scaled"]),
         helper.make_node("Clip", ["ls_scaled", "ls_0", "ls_255"], ["ls_clipped"]),
         helper.make_node("Gather", ["ls_clipped", "ls_bgr"], ["ls_rgb"], axis=1),
         helper.make_node("Cast", ["ls_rgb"], ["ls_bytes"], to=TensorProto.UINT8),
@@ -150,7 +210,7 @@ def _wrap(model: onnx.ModelProto, family: Family, audio_shape: tuple[int, ...], 
     graph.initializer.extend(
         numpy_helper.from_array(value, name) for name, value in _constants(family, key).items()
     )
-    wanted = contract.lipsync_model("network", family.network_px, audio_shape)
+    wanted = contract.lipsync_model("network", family.network_px, wild.audio_shape)
     for declared, tensors in ((graph.input, wanted.inputs), (graph.output, wanted.outputs)):
         del declared[:]
         declared.extend(_declaration(tensor) for tensor in tensors)
@@ -177,21 +237,20 @@ def _constants(family: Family, key: int) -> dict[str, NDArray[np.generic]]:
     }
 
 
-def _compare(
-    source: Path, draft: Path, family: Family, audio_shape: tuple[int, ...], limits: Limits
-) -> Parity:
+def _compare(source: Path, draft: Path, wild: _Wild, limits: Limits) -> Parity:
+    family = wild.family
     try:
         inspect_network(draft)
         wrapped = open_session(draft)
         original = open_session(source)
         differences = []
-        for face, audio in sample_inputs(family.network_px, audio_shape):
+        for face, audio in sample_inputs(family.network_px, wild.audio_shape):
             (mouth,) = run(draft, wrapped, ["MOUTH"], {"FACE": face, "AUDIO": audio})
             reference = face[:, ::-1].astype(np.float32) / 255
-            both = np.concatenate([reference, reference * visible(family)], axis=1)
+            both = np.concatenate(family.in_order(reference, reference * visible(family)), axis=1)
             for frame in range(len(face)):
-                inputs = {_INPUT: both[frame : frame + 1], _AUDIO: audio[frame : frame + 1]}
-                (drawn,) = run(source, original, [_OUTPUT], inputs)
+                inputs = {wild.visual: both[frame : frame + 1], wild.audio: audio[frame : frame + 1]}
+                (drawn,) = run(source, original, [wild.drawn], inputs)
                 if drawn.shape != (1, 3, family.network_px, family.network_px):
                     raise ExportError(f"{source} gives output {list(drawn.shape)}; [1, 3, S, S] is wanted")
                 expected = truncated(source, drawn[0, ::-1] * 255).transpose(1, 2, 0)

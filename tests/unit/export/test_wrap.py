@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from compositor_backend.contract import avatar_key
 from compositor_backend.pack import file_sha256
 from export.errors import ExportError
-from export.served_graph import inspect_network
-from export.wrap import wrap_unet
-from tests.support.networks import random_unet
+from export.served_graph import inspect_network, open_session
+from export.wrap import inspect_unet, wrap_unet
+from tests.support.networks import random_unet, random_wav2lip
 
 
 def wild(path: Path, family: str = "328", audio: str = "ave", opset: int = 12) -> Path:
@@ -83,6 +83,69 @@ def test_the_file_has_a_version_that_the_oldest_server_reads(
     onnx.save(model, str(source))
     wrap_unet(source, tmp_path / "out.onnx")
     assert onnx.load(str(tmp_path / "out.onnx")).ir_version == written
+
+
+def wild_wav2lip(path: Path, visual: str, audio: str, drawn: str, swapped: bool = False) -> Path:
+    """The 96 px network as an ONNX file, of a static batch 1."""
+    network = random_wav2lip(32)
+    sample = {"x": torch.rand(1, 6, 96, 96), "audio": torch.rand(1, 1, 80, 16)}
+    names = {"input_names": [visual, audio], "output_names": [drawn]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, tuple(sample.values()), str(path), opset_version=12, dynamo=False, **names)
+    if swapped:
+        model = onnx.load(str(path))
+        inputs = [*model.graph.input]
+        del model.graph.input[:]
+        model.graph.input.extend(reversed(inputs))
+        onnx.save(model, str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "swapped"),
+    [
+        (("video_frames", "mel_spectrogram", "predicted_frames"), True),
+        (("input", "audio", "output"), False),
+        (("ls_unit", "AUDIO", "MOUTH"), False),
+    ],
+)
+def test_a_wav2lip_graph_is_known_by_its_shapes(
+    tmp_path: Path, names: tuple[str, str, str], swapped: bool
+) -> None:
+    source = wild_wav2lip(tmp_path / "wav2lip.onnx", *names, swapped=swapped)
+    parity = wrap_unet(source, tmp_path / "model.onnx")
+    assert parity.max_difference <= 1
+    network = inspect_network(tmp_path / "model.onnx")
+    assert (network.family, network.audio_shape) == ("wav2lip-96", (1, 80, 16))
+    assert network.key == avatar_key(file_sha256(source))
+    assert inspect_unet(source) == ("wav2lip-96", (1, 80, 16))
+
+
+@pytest.mark.parametrize("side_px", [128, 256, 288, 384])
+def test_larger_wav2lip_networks_see_the_masked_half_first(tmp_path: Path, side_px: int) -> None:
+    """The picture of three channels is the difference of the two that the network sees."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6, side_px, side_px])
+    mel = helper.make_tensor_value_info("mel", TensorProto.FLOAT, ["n", 1, 80, 16])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, side_px, side_px])
+    nodes = [
+        helper.make_node("Split", ["x"], ["first", "second"], axis=1),
+        helper.make_node("Sub", ["second", "first"], ["difference"]),
+        helper.make_node("ReduceMean", ["mel"], ["loudness"], axes=[1, 2, 3], keepdims=1),
+        helper.make_node("Add", ["difference", "loudness"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "graph", [x, mel], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=7)
+    onnx.save(model, str(tmp_path / "w.onnx"))
+    wrap_unet(tmp_path / "w.onnx", tmp_path / "model.onnx")
+    assert inspect_network(tmp_path / "model.onnx").family == f"wav2lip-{side_px}"
+    face = np.random.default_rng(0).integers(0, 256, (2, 3, side_px, side_px), dtype=np.uint8)
+    (mouth,) = open_session(tmp_path / "model.onnx").run(
+        ["MOUTH"], {"FACE": face, "AUDIO": np.zeros((2, 1, 80, 16), np.float32)}
+    )
+    half = side_px // 2
+    assert not mouth[:, :half].any()
+    np.testing.assert_allclose(mouth[:, half:], face[:, :, half:].transpose(0, 2, 3, 1), atol=1)
 
 
 def edited(path: Path, edit: object) -> Path:
