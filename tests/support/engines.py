@@ -26,10 +26,12 @@ from tests.support.avatar_sources import BOXES, KEY, Sources
 from tests.support.networks import random_unet, spread
 
 NARROW = (4, 4, 8, 8, 16)
+SIDE_PX = 160
+AUDIO = (16, 32, 32)
 GPU = Platform("Some GPU", "9.0", "10.5.0")
 
 
-def convolving_graph(key: int = KEY, size_px: int = 320, gain: float = 1.0, seed: int = 0) -> onnx.ModelProto:
+def convolving_graph(key: int = KEY, gain: float = 1.0, seed: int = 0) -> onnx.ModelProto:
     """MOUTH is FACE seen through two convolutions, lighter where AUDIO is loud; `gain` is of the values between."""
     rng = np.random.default_rng(seed)
     first = rng.normal(0, 0.02, (4, 3, 3, 3)).astype(np.float32) * gain
@@ -66,11 +68,11 @@ def convolving_graph(key: int = KEY, size_px: int = 320, gain: float = 1.0, seed
         nodes,
         "graph",
         [
-            info("FACE", TensorProto.UINT8, (3, size_px, size_px)),
-            info("AUDIO", TensorProto.FLOAT, (32, 16, 16)),
+            info("FACE", TensorProto.UINT8, (3, SIDE_PX, SIDE_PX)),
+            info("AUDIO", TensorProto.FLOAT, AUDIO),
         ],
         [
-            info("MOUTH", TensorProto.UINT8, (size_px, size_px, 3)),
+            info("MOUTH", TensorProto.UINT8, (SIDE_PX, SIDE_PX, 3)),
             info("AVATAR_KEY", TensorProto.INT64, (1,)),
         ],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],

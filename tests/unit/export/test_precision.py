@@ -17,7 +17,7 @@ from export.parity import unet_reference
 from export.picture_parity import PictureLimits
 from export.precision import LIMITS, PRECISION_KEY, halve, precision_of, rounded_model
 from tests.support.avatar_sources import network_graph
-from tests.support.engines import NARROW, convolving_graph, even_unet
+from tests.support.engines import AUDIO, NARROW, SIDE_PX, convolving_graph, even_unet
 from tests.support.networks import random_unet, save
 
 MODES = [("328", "ave"), ("328", "hubert"), ("328", "wenet"), ("160", "hubert"), ("160", "wenet")]
@@ -178,9 +178,9 @@ def test_values_are_rounded_as_float16_rounds_them(tmp_path: Path) -> None:
     rounded = rounded_model(graph)
     rounded.graph.output.append(onnx.helper.make_tensor_value_info("lit", TensorProto.FLOAT, None))
     rng = np.random.default_rng(3)
-    face = rng.integers(0, 256, (1, 3, 320, 320), np.uint8)
+    face = rng.integers(0, 256, (1, 3, SIDE_PX, SIDE_PX), np.uint8)
     session = onnxruntime.InferenceSession(rounded.SerializeToString())
-    (lit,) = session.run(["lit"], {"FACE": face, "AUDIO": np.zeros((1, 32, 16, 16), np.float32)})
+    (lit,) = session.run(["lit"], {"FACE": face, "AUDIO": np.zeros((1, *AUDIO), np.float32)})
     assert np.array_equal(lit, lit.astype(np.float16).astype(np.float32))
     seen = torch.nn.functional.conv2d(
         torch.from_numpy(face.astype(np.float32)),
