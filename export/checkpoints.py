@@ -140,7 +140,7 @@ def _load(path: Path) -> object:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        found = re.search(r"(?:Unsupported global: |unsupported )GLOBAL (\S+)", str(error))
         if found:
             raise ExportError(
                 f"{path} wants to call {found[1]} while it is read, which may run code; "

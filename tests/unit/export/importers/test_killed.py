@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,37 +14,17 @@ from compositor_backend.manifest import Manifest
 from export.atomic import STAGE_PREFIX
 from export.check import check_avatars
 from export.errors import ExportError
+from tests.support.forked_commands import Commands, forked_commands
 from tests.support.user_folders import UserFolder, go_v1
 
-ROOT = Path(__file__).parents[4]
 KILLED = -9
 FOLDERS = {"avatar_ann", "features_ann", "lipsync_ann"}
 
 
-class Commands:
-    """Runs commands of `export`, each in a process of its own that may be killed; see `kill_points`."""
-
-    def __init__(self, runner: subprocess.Popen[str]) -> None:
-        self._runner = runner
-
-    def __call__(self, kill_at: int, *arguments: str) -> tuple[int, list[str]]:
-        """Exit status, and the events before it."""
-        assert self._runner.stdin is not None
-        assert self._runner.stdout is not None
-        print(json.dumps([kill_at, *arguments]), file=self._runner.stdin, flush=True)
-        status, _count, events = json.loads(self._runner.stdout.readline())
-        return status, events
-
-
 @pytest.fixture(scope="module")
 def run() -> Iterator[Commands]:
-    command = [sys.executable, "-m", "tests.support.kill_points"]
-    with subprocess.Popen(
-        command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as runner:
-        yield Commands(runner)
-        assert runner.stdin is not None
-        runner.stdin.close()
+    with forked_commands() as commands:
+        yield commands
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +56,16 @@ def assert_nothing_half(avatars: Path) -> None:
 @pytest.fixture(scope="module")
 def events(run: Commands, source: UserFolder, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Those of an import that nobody kills."""
-    status, events = run(0, *command(source, tmp_path_factory.mktemp("whole") / "avatars"))
-    assert status == 0
-    assert len(events) > 100
-    return events
+    outcome = run(*command(source, tmp_path_factory.mktemp("whole") / "avatars"))
+    assert outcome.status == 0
+    assert len(outcome.events) > 100
+    return outcome.events
 
 
 @pytest.fixture(scope="module")
 def whole(run: Commands, source: UserFolder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     avatars = tmp_path_factory.mktemp("expected") / "avatars"
-    assert run(0, *command(source, avatars))[0] == 0
+    assert run(*command(source, avatars)).status == 0
     return content(avatars)
 
 
@@ -99,11 +76,11 @@ def test_killed_at_any_moment(
     """A random moment in each tenth of what an import does."""
     moment = random.Random(tenth).randrange(tenth * len(events) // 10, (tenth + 1) * len(events) // 10)
     avatars = tmp_path / "avatars"
-    status, done = run(moment + 1, *command(source, avatars))
-    assert (status, len(done)) == (KILLED, moment + 1)
+    killed = run(*command(source, avatars), kill_at=moment + 1)
+    assert (killed.status, len(killed.events)) == (KILLED, moment + 1)
     if avatars.exists():
         assert_nothing_half(avatars)
-    assert run(0, *command(source, avatars, "--replace"))[0] == 0
+    assert run(*command(source, avatars, "--replace")).status == 0
     assert seen(avatars) == FOLDERS
     assert list(avatars.glob(f"{STAGE_PREFIX}*")) == []
     assert all(finding.good for finding in check_avatars(avatars))
@@ -118,9 +95,9 @@ def test_killed_while_its_folders_appear(
     states = set()
     for moment in renames:
         avatars = tmp_path / f"avatars-{moment}"
-        assert run(moment + 1, *command(source, avatars))[0] == KILLED
+        assert run(*command(source, avatars), kill_at=moment + 1).status == KILLED
         states.add(frozenset(seen(avatars)))
-        assert run(0, *command(source, avatars))[0] == 0
+        assert run(*command(source, avatars)).status == 0
         assert seen(avatars) == FOLDERS
         assert content(avatars) == whole
     assert frozenset({"lipsync_ann"}) in states, "no moment was tried at which a part alone stood there"
@@ -130,12 +107,13 @@ def test_killed_while_it_replaces_another(
     run: Commands, source: UserFolder, whole: dict[str, Any], tmp_path: Path
 ) -> None:
     avatars = tmp_path / "avatars"
-    assert run(0, *command(source, avatars, "--quality", "40"))[0] == 0
+    assert run(*command(source, avatars, "--quality", "40")).status == 0
     old = content(avatars)
-    _, events = run(0, *command(source, tmp_path / "other", "--quality", "40"))
+    events = run(*command(source, tmp_path / "other", "--quality", "40")).events
     for share in (0.3, 0.9):
-        assert run(int(share * len(events)), *command(source, avatars, "--replace"))[0] == KILLED
+        kill_at = int(share * len(events))
+        assert run(*command(source, avatars, "--replace"), kill_at=kill_at).status == KILLED
         assert_nothing_half(avatars)
         assert content(avatars) in (old, whole)
-    assert run(0, *command(source, avatars, "--replace"))[0] == 0
+    assert run(*command(source, avatars, "--replace")).status == 0
     assert content(avatars) == whole
