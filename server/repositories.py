@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compileall
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from compositor_backend.contract import (
@@ -23,8 +24,9 @@ def models_to_load(settings: ServerSettings) -> list[str]:
     """Names of the models to load at the start: the shared ones, then each avatar's ensembles.
 
     An ensemble brings the models of its steps along. Raises `SettingsError` for a repository that is
-    not there, and `AvatarIdError` or `SettingsError` for an avatar that is not.
+    not there or that Triton cannot serve, and `AvatarIdError` or `SettingsError` for an avatar that is not there.
     """
+    _refuse_spaces([*settings.model_repositories, *([settings.avatars] if settings.avatars else [])])
     shared = [name for folder in settings.model_repositories for name in models_in(folder)]
     names = list(shared if settings.models is None else settings.models)
     if settings.avatars is None:
@@ -36,6 +38,19 @@ def models_to_load(settings: ServerSettings) -> list[str]:
     for avatar_id in known if settings.load_all else settings.load:
         names += _ensembles(folder, avatar_id, known)
     return list(dict.fromkeys(names))
+
+
+def _refuse_spaces(repositories: Sequence[Path]) -> None:
+    """Triton starts its Python models by a command line in which it does not quote their folders.
+
+    The process of such a model would end at once, and the load that waits for it never.
+    """
+    for path in repositories:
+        if any(character.isspace() for character in str(path.resolve())):
+            raise SettingsError(
+                f"{path.resolve()} has a space in its path, from which Triton cannot run Python models; "
+                "give it a path without"
+            )
 
 
 def models_in(repository: Path) -> list[str]:

@@ -97,9 +97,32 @@ def test_compiling_leaves_nothing_for_a_later_import_to_write(shared: Path) -> N
     assert (cache.stat().st_mtime_ns, model.parent.stat().st_mtime_ns) == before
 
 
-def test_a_model_that_does_not_compile_is_left_to_triton(shared: Path) -> None:
-    (shared / "compositor" / "1" / "model.py").write_text("def broken(:\n")
-    compile_models(shared)
+def test_a_model_that_does_not_compile_is_left_to_triton(
+    shared: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is noted, its file stays as it is, and the models beside it are compiled nevertheless."""
+    broken, whole = (shared / name / "1" / "model.py" for name in ("audio_features", "compositor"))
+    broken.write_text("def broken(:\n")
+    whole.write_text("ANSWER = 42\n")
+    with caplog.at_level("INFO", "server.repositories"):
+        compile_models(shared)
+    assert broken.read_text() == "def broken(:\n"
+    assert not list(broken.parent.glob("__pycache__/*"))
+    assert [path.name.split(".")[0] for path in whole.parent.glob("__pycache__/*")] == ["model"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{shared}: some Python models could not be compiled beforehand"
+    ]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("which", ["shared", "avatars"])
+def test_a_path_with_a_space_is_refused_before_triton_hangs_on_it(
+    shared: Path, avatars: Path, tmp_path: Path, which: str
+) -> None:
+    folders = {"shared": shared, "avatars": avatars}
+    folders[which] = folders[which].rename(tmp_path / "with a space")
+    with pytest.raises(SettingsError, match="with a space has a space in its path"):
+        models_to_load(settings(folders["shared"], folders["avatars"], load=("ann",)))
 
 
 def test_a_folder_that_cannot_be_written_to_is_no_error(shared: Path) -> None:
