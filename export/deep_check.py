@@ -24,7 +24,7 @@ from compositor_backend.errors import LipstreamError
 from compositor_backend.jpeg import encode
 from compositor_backend.manifest import Manifest
 from compositor_backend.pack import AvatarPack
-from compositor_backend.windows import network_audio, utterance_windows
+from compositor_backend.windows import frame_windows, network_audio, utterance_windows
 from export.avatar import MODEL_FILE, Progress
 from export.check import Finding, check_avatar, decode_frame
 from export.errors import ExportError
@@ -177,7 +177,7 @@ def _speech(pack: AvatarPack, tell: _Tell) -> str:
         _decoded(pack, jpeg, frame)
         tell(number + 1, count)
     heard = _moved(network, session, pack, template, mouths)
-    what = "speech" if pack.manifest.encoder is not None else "made-up features"
+    what = "speech" if pack.manifest.hears_speech else "made-up features"
     return (
         f"{count} frames drawn to {what}, composited and decoded; sound moves pixels by up to {heard} of 255"
     )
@@ -226,6 +226,9 @@ def _spoken_audio(pack: AvatarPack, count: int) -> NDArray[np.float32]:
     """The network's audio input for `count` frames of a recording, or fixed numbers where it takes ready features."""
     shape = pack.manifest.audio_shape
     encoder = _encoder_path(pack.manifest, pack.folder.parent)
+    if pack.manifest.hears_mel:
+        audio = frame_windows(utterance_windows(read_speech(SPEECH)), shape)
+        return audio[spread(len(audio), count)]
     if encoder is None:
         return np.random.default_rng(FEATURES_SEED).normal(size=(count, *shape)).astype(np.float32)
     windows = utterance_windows(read_speech(SPEECH))
@@ -274,16 +277,17 @@ def _encoder_path(manifest: Manifest, root: Path) -> Path | None:
 def _idle_frames(pack: AvatarPack, tell: _Tell) -> str:
     """Idle frames show what the networks draw to silence today, as nearly as arithmetic differs by machine."""
     encoder = _encoder_path(pack.manifest, pack.folder.parent)
-    if not pack.has_idle or encoder is None:
+    if not pack.has_idle or not pack.manifest.hears_speech:
         return "none: the avatar has no audio encoder, or was imported before there were any"
-    silence = silent_audio(encoder, pack.manifest.audio_shape)
+    # Every frame hears the same.
+    silence = silent_audio(encoder, pack.manifest.audio_shape)[:1]
     network = _network_path(pack)
     session = open_session(network)
     template = spread(pack.frames, IDLE_FRAMES)
     equal, least_db = 0, math.inf
     for first in range(0, len(template), BATCH):
         batch = template[first : first + BATCH]
-        mouths, keys = _draw(network, session, pack, batch, silence[: len(batch)])
+        mouths, keys = _draw(network, session, pack, batch, silence.repeat(len(batch), axis=0))
         for frame, jpeg in zip(batch.tolist(), compose(pack, batch, mouths, keys), strict=True):
             found_db = _check_idle(pack, frame, jpeg)
             equal, least_db = equal + (found_db == math.inf), min(least_db, found_db)
