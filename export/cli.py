@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compositor_backend.errors import LipstreamError
-from export.networks.families import AUDIO_MODES
+from export.networks.families import AUDIO_MODES, FAMILIES
 
 if TYPE_CHECKING:
     from export.limits import Parity
+    from export.picture_parity import PictureParity
 
 # Each module adds its commands with `add_commands`; none of them imports torch before its command runs.
 _COMMAND_MODULES = (
@@ -61,10 +63,11 @@ def _add_network_commands(commands: argparse._SubParsersAction[argparse.Argument
     unet = commands.add_parser("unet", help="export a lip-sync U-Net's checkpoint to ONNX, compared with it")
     unet.add_argument("--checkpoint", type=Path, required=True, metavar="P", help="the .pth file")
     unet.add_argument(
-        "--family", choices=("328", "160"), required=True, help="side of the crop, or of the picture"
+        "--family", choices=tuple(FAMILIES), required=True, help="side of the crop, or of the picture"
     )
     unet.add_argument("--audio", choices=AUDIO_MODES, required=True, help="the features it was trained on")
     unet.add_argument("--out", type=Path, required=True, metavar="F", help="the .onnx file to write")
+    unet.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="of the graph (fp32)")
     unet.set_defaults(run=_run_unet)
     encoder = commands.add_parser(
         "encoder", help="export an audio encoder's checkpoint to ONNX, compared with it"
@@ -77,7 +80,15 @@ def _add_network_commands(commands: argparse._SubParsersAction[argparse.Argument
 def _run_unet(options: argparse.Namespace) -> None:
     from export.onnx_export import export_unet
 
-    _report(options.out, export_unet(options.checkpoint, options.family, options.audio, options.out))
+    if options.precision == "fp32":
+        _report(options.out, export_unet(options.checkpoint, options.family, options.audio, options.out))
+        return
+    from export.precision import halve
+
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "fp32.onnx"
+        parity = export_unet(options.checkpoint, options.family, options.audio, whole)
+        _report(options.out, halve(whole, options.out, called=options.out), f"in fp32 {parity}; in fp16 ")
 
 
 def _run_encoder(options: argparse.Namespace) -> None:
@@ -86,5 +97,5 @@ def _run_encoder(options: argparse.Namespace) -> None:
     _report(options.out, export_encoder(options.checkpoint, options.out))
 
 
-def _report(out: Path, parity: Parity) -> None:
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; {parity}")
+def _report(out: Path, parity: Parity | PictureParity, before: str = "") -> None:
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; {before}{parity}")
