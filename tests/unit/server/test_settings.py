@@ -23,5 +23,24 @@ def test_what_cannot_work_is_refused(settings: dict[str, Any], words: str) -> No
         ServerSettings(**settings)
 
 
+PORTS = ("grpc_port", "http_port", "metrics_port")
+
+
+def ports(**chosen: int) -> tuple[int, ...]:
+    settings = ServerSettings(**chosen)
+    return tuple(getattr(settings, name) for name in PORTS)
+
+
 def test_several_ports_may_be_left_to_chance() -> None:
-    ServerSettings(grpc_port=0, http_port=0, metrics_port=0)
+    """They are equal in the settings only; two that are asked for must differ all the same."""
+    assert ports(grpc_port=0, http_port=0, metrics_port=0) == (0, 0, 0)
+    assert ports(grpc_port=0, http_port=65535, metrics_port=0) == (0, 65535, 0)
+    for free, *asked in (PORTS, PORTS[1:] + PORTS[:1], PORTS[2:] + PORTS[:2]):
+        with pytest.raises(SettingsError, match=r"are \[9000, 9000\]; they must differ"):
+            ServerSettings(**{free: 0, **dict.fromkeys(asked, 9000)})
+
+
+def test_ports_that_nobody_asked_for_are_neither_equal_nor_left_to_chance() -> None:
+    """Clients and scrapers find a server that was started without options."""
+    assert len(set(ports())) == 3
+    assert 0 not in ports()
