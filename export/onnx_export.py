@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -32,7 +32,9 @@ def export_unet(
     `family` and `audio` may be None where the weights tell them.
     """
     network, source = load_network(checkpoint, family, audio)
-    return write_unet(network, source.sha256, out, limits)
+    sha256 = source.sha256
+    del source  # and with it the weights as they were read, of which the network has its own
+    return write_unet(network, sha256, out, limits)
 
 
 def export_encoder(checkpoint: Path, out: Path, limits: Limits | None = None) -> Parity:
@@ -46,18 +48,20 @@ def write_unet(network: LipSyncNetwork, sha256: str, out: Path, limits: Limits |
     side = network.family.geometry.network_px
     sample = (torch.zeros(2, 3, side, side, dtype=torch.uint8), torch.zeros(2, *network.mode.shape))
     wanted = contract.lipsync_model("network", side, network.mode.shape)
-    model = _trace(ServedNetwork(network, sha256), sample, wanted)
     about = {"family": network.family.name, "audio": network.mode.name, "checkpoint_sha256": sha256}
     key = contract.avatar_key(sha256)
-    return _write(model, about, out, lambda path: check_unet(path, network, key, limits))
+    with replacing(out) as draft:
+        _save(_trace(ServedNetwork(network, sha256), sample, wanted), about, draft)
+        return check_unet(draft, network, key, limits)
 
 
 def write_encoder(encoder: AudioEncoder, sha256: str, out: Path, limits: Limits | None = None) -> Parity:
     """The same for an encoder in memory."""
     sample = (torch.zeros(2, 1, contract.MEL_BANDS, contract.MEL_FRAMES_PER_WINDOW),)
-    model = _trace(ServedEncoder(encoder), sample, contract.audio_encoder_model("encoder"))
-    about = {"checkpoint_sha256": sha256}
-    return _write(model, about, out, lambda path: check_encoder(path, encoder, limits))
+    wanted = contract.audio_encoder_model("encoder")
+    with replacing(out) as draft:
+        _save(_trace(ServedEncoder(encoder), sample, wanted), {"checkpoint_sha256": sha256}, draft)
+        return check_encoder(draft, encoder, limits)
 
 
 def _trace(module: nn.Module, sample: tuple[Tensor, ...], wanted: contract.Model) -> onnx.ModelProto:
@@ -67,7 +71,8 @@ def _trace(module: nn.Module, sample: tuple[Tensor, ...], wanted: contract.Model
         # The exporter that traces is announced as deprecated; the newer one needs a package of its own.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module.eval(),
+            # With gradients the exporter keeps every map of the network, half a gigabyte of the largest.
+            module.eval().requires_grad_(False),
             sample,
             str(file := Path(folder) / "traced.onnx"),
             input_names=inputs,
@@ -86,11 +91,7 @@ def _trace(module: nn.Module, sample: tuple[Tensor, ...], wanted: contract.Model
     return model
 
 
-def _write(
-    model: onnx.ModelProto, about: Mapping[str, str], out: Path, check: Callable[[Path], Parity]
-) -> Parity:
+def _save(model: onnx.ModelProto, about: Mapping[str, str], path: Path) -> None:
     onnx.helper.set_model_props(model, {f"lipstream.{key}": value for key, value in about.items()})
     onnx.checker.check_model(model)
-    with replacing(out) as draft:
-        onnx.save(model, str(draft))
-        return check(draft)
+    onnx.save(model, str(path))
