@@ -12,10 +12,11 @@ from compositor_backend.contract import (
     AUDIO,
     AVATAR,
     EMBEDDING,
-    EMBEDDING_SIZE,
     FACE,
     FEATURES,
     FRAME_INDEX,
+    MEL,
+    Tensor,
     check_audio,
     check_frame_index,
     parse_avatar,
@@ -24,11 +25,11 @@ from compositor_backend.errors import TensorError
 from compositor_backend.pack import AvatarPack, PackCache
 from compositor_backend.settings import Settings
 from compositor_backend.timeline import template_frames
-from compositor_backend.windows import network_audio, window_count
+from compositor_backend.windows import frame_windows, network_audio, window_count
 
 
 class AvatarFrames:
-    """AVATAR, FRAME_INDEX and one of EMBEDDING and FEATURES in, FACE and AUDIO out, for any avatar."""
+    """AVATAR, FRAME_INDEX and one of EMBEDDING, FEATURES and MEL in, FACE and AUDIO out, for any avatar."""
 
     def __init__(self, packs: PackCache) -> None:
         self._packs = packs
@@ -60,21 +61,26 @@ def gather_faces(pack: AvatarPack, template: NDArray[np.intp]) -> NDArray[np.uin
 def _network_input(
     inputs: Mapping[str, NDArray[Any]], frames: int, shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
-    """The network's audio input [B, *shape] from whichever of EMBEDDING and FEATURES came."""
-    if (EMBEDDING.name in inputs) == (FEATURES.name in inputs):
-        came = "both" if EMBEDDING.name in inputs else "none"
-        raise TensorError(f"EMBEDDING and FEATURES: {came} came; exactly one of them is wanted")
+    """The network's audio input [B, *shape] from whichever of EMBEDDING, FEATURES and MEL came."""
+    came = [tensor.name for tensor in (EMBEDDING, FEATURES, MEL) if tensor.name in inputs]
+    if len(came) != 1:
+        raise TensorError(
+            f"EMBEDDING, FEATURES and MEL: {' and '.join(came) or 'none'} came; exactly one of them is wanted"
+        )
     if FEATURES.name in inputs:
         return check_audio(inputs[FEATURES.name], frames, shape)
-    return network_audio(_check_embedding(inputs[EMBEDDING.name], frames), shape)
+    if MEL.name in inputs:
+        return frame_windows(_check_rows(MEL, inputs[MEL.name], frames), shape)
+    return network_audio(_check_rows(EMBEDDING, inputs[EMBEDDING.name], frames), shape)
 
 
-def _check_embedding(tensor: NDArray[Any], frames: int) -> NDArray[np.float32]:
-    wanted = (window_count(frames), EMBEDDING_SIZE)
-    if tensor.shape != wanted:
+def _check_rows(wanted: Tensor, tensor: NDArray[Any], frames: int) -> NDArray[np.float32]:
+    """A tensor with a row for each window that the request's frames need."""
+    shape = (window_count(frames), *wanted.shape[1:])
+    if tensor.shape != shape:
         raise TensorError(
-            f"EMBEDDING has shape {list(tensor.shape)}; {list(wanted)} is wanted for {frames} frames"
+            f"{wanted.name} has shape {list(tensor.shape)}; {list(shape)} is wanted for {frames} frames"
         )
     if not np.isfinite(tensor).all():
-        raise TensorError("EMBEDDING holds NaN or infinity; finite numbers are wanted")
+        raise TensorError(f"{wanted.name} holds NaN or infinity; finite numbers are wanted")
     return tensor

@@ -87,9 +87,9 @@ class Model:
 AUDIO_FEATURES_MODEL = Model("audio_features", (PCM, FRAME_INDEX), (MEL,))
 AVATAR_FRAMES_MODEL = Model(
     "avatar_frames",
-    (AVATAR, FRAME_INDEX, EMBEDDING, FEATURES),
+    (AVATAR, FRAME_INDEX, EMBEDDING, FEATURES, MEL),
     (FACE, AUDIO),
-    optional=frozenset({"EMBEDDING", "FEATURES"}),
+    optional=frozenset({"EMBEDDING", "FEATURES", "MEL"}),
 )
 COMPOSITOR_MODEL = Model("compositor", (AVATAR, FRAME_INDEX, MOUTH, AVATAR_KEY), (JPEG, RECT))
 IDLE_FRAMES_MODEL = Model("idle_frames", (AVATAR, FRAME_INDEX), (JPEG, RECT))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compositor_backend.contract import AVATAR_ID_PATTERN, FRAME_RATE_HZ, LIPSYNC_PREFIX
+from compositor_backend.contract import AVATAR_ID_PATTERN, FRAME_RATE_HZ, LIPSYNC_PREFIX, MEL
 from compositor_backend.errors import PackError
 from compositor_backend.geometry import FAMILIES, MCU_SIZES_PX
 
@@ -59,10 +59,10 @@ class Manifest:
     """The content of ``avatar.json``.
 
     `width` and `height` are those of the frames in px, `frames` their number, `fps` always 25.
-    `family` is the network's ("328" or "160"), `audio_mode` the name of its audio input ("ave", "hubert",
-    "wenet"), `audio_shape` that input's shape without the batch dimension, `encoder` the short name of the
-    audio encoder (None where features come from the client), `network` the Triton model, `network_key` what
-    its AVATAR_KEY output must be.
+    `family` is the network's (one of `geometry.FAMILIES`), `audio_mode` the name of its audio input ("ave", "hubert",
+    "wenet", "mel"), `audio_shape` that input's shape without the batch dimension, `encoder` the short name of the
+    audio encoder (None where the network needs none, or features come from the client), `network` the Triton model,
+    its own or one that avatars share, `network_key` what its AVATAR_KEY output must be.
     `quality` (1 to 100), `subsampling` ("420", "422", "444") and `restart_interval` (MCUs) are the JPEG's.
     `files` maps the names in `PACK_FILES`, and in `IDLE_FILES` if there are any, to what lies on disk.
     """
@@ -85,6 +85,16 @@ class Manifest:
     files: Mapping[str, FileEntry]
     fps: int = FRAME_RATE_HZ
     format: int = FORMAT
+
+    @property
+    def hears_mel(self) -> bool:
+        """Whether the network hears mel windows themselves, without an encoder."""
+        return self.audio_shape == MEL.shape[1:]
+
+    @property
+    def hears_speech(self) -> bool:
+        """Whether the avatar is served speech (``avatar_<id>``), and not ready features only."""
+        return self.hears_mel or self.encoder is not None
 
     def to_json(self) -> str:
         """The text of ``avatar.json``: indented, a line feed at the end."""

@@ -20,6 +20,7 @@ from compositor_backend.contract import (
     FRAME_RATE_HZ,
     FRAMES_AFTER,
     FRAMES_BEFORE,
+    MEL,
     MEL_FRAMES_PER_WINDOW,
     SAMPLES_PER_FRAME,
     WINDOWS_BEFORE,
@@ -90,6 +91,19 @@ def network_audio(embedding: NDArray[np.float32], shape: tuple[int, ...]) -> NDA
         )
     rows = np.lib.stride_tricks.sliding_window_view(embedding, WINDOWS_PER_FRAME, axis=0)
     return np.ascontiguousarray(rows.transpose(0, 2, 1)).reshape(-1, *shape)
+
+
+def frame_windows(windows: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The audio input float32 [B, 1, 80, 16] of a network that hears mel windows, from a request's B + 15.
+
+    Frame i hears the window of encoder frame i, which begins with it. `TensorError` if `shape` is another.
+    """
+    if shape != MEL.shape[1:]:
+        raise TensorError(
+            f"MEL has windows of {list(MEL.shape[1:])}; the avatar's network takes {list(shape)}: "
+            "it wants embeddings or ready audio features"
+        )
+    return windows[WINDOWS_BEFORE : WINDOWS_BEFORE + len(windows) - WINDOWS_PER_FRAME + 1]
 
 
 def _cut_windows(mel: NDArray[np.float32], starts: NDArray[np.int64]) -> NDArray[np.float32]:

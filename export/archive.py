@@ -31,6 +31,7 @@ from export.checksums import record_sums
 from export.errors import ExportError
 from export.model_configs import Network
 from export.onnx_guard import MAX_ONNX_BYTES
+from export.shared_network import mark_shared, refuse_owned_name, refuse_shared_id
 from export.tar_stream import CHUNK_BYTES, GZIP_SUFFIXES, TarReader, new_tar, open_tar, shown
 
 FORMAT = 1
@@ -274,8 +275,12 @@ def _names_to_publish(settings: UnpackSettings, contents: Contents, avatar_id: s
     for name in names:
         if not settings.replace and (settings.avatars / name).exists():
             raise ExportError(f"{settings.avatars / name} is there already; say --replace, or another --id")
-    shared = [name for name in (contents.audio_encoder, _shared_network(contents)) if name is not None]
-    own = names[2:] if _shared_network(contents) is None else ()
+    refuse_shared_id(settings.avatars, avatar_id)
+    network = _shared_network(contents)
+    if network is not None:
+        refuse_owned_name(settings.avatars, network.removeprefix(contract.LIPSYNC_PREFIX))
+    shared = [name for name in (contents.audio_encoder, network) if name is not None]
+    own = names[2:] if network is None else ()
     return [*(name for name in shared if _is_new(settings.avatars, contents, name)), *own, *names[:2]]
 
 
@@ -368,6 +373,8 @@ def _complete(stage: Path, manifest: Manifest) -> None:
     network = Network(manifest.network, FAMILIES[manifest.family].network_px, manifest.audio_shape)
     model_configs.write_lipsync(stage / manifest.network, network)
     record_sums(stage / manifest.network)
+    if manifest.network != contract.lipsync_name(manifest.id):
+        mark_shared(stage / manifest.network)
     features = stage / contract.features_ensemble_name(manifest.id)
     (features / "1").mkdir(parents=True)
     model_configs.write_features_ensemble(features, manifest.id, network)
@@ -375,6 +382,7 @@ def _complete(stage: Path, manifest: Manifest) -> None:
         encoder = contract.audio_encoder_name(manifest.encoder)
         model_configs.write_audio_encoder(stage / encoder, encoder)
         record_sums(stage / encoder)
+    if manifest.hears_speech:
         speech = stage / contract.avatar_ensemble_name(manifest.id)
         (speech / "1").mkdir()
         model_configs.write_avatar_ensemble(speech, manifest.id, manifest.encoder, network)

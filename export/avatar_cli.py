@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from compositor_backend.manifest import BLENDS
+from compositor_backend.geometry import FAMILIES, Box
+from compositor_backend.manifest import BLENDS, Manifest
 from export.networks.families import AUDIO_MODES
 from export.pack_writer import DEFAULT_QUALITY
 
@@ -31,6 +33,10 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         help="run it too: decode all frames, draw to speech, draw the idle frames anew",
     )
     check.set_defaults(run=_run_check)
+
+
+MOST_STRETCH = 1.05
+"""A face box's longer side by its shorter one, up to which nothing is said of it."""
 
 
 class ProgressBars:
@@ -69,8 +75,16 @@ def _add_avatar(commands: Commands[argparse.ArgumentParser]) -> None:
         help=f"of the JPEG frames, 1 to 100 ({DEFAULT_QUALITY})",
     )
     avatar.add_argument("--blend", choices=BLENDS, default="hard", help="edge of the pasted face (hard)")
+    add_precision(avatar)
     avatar.add_argument("--replace", action="store_true", help="build an avatar that is there already anew")
     avatar.set_defaults(run=_run_avatar)
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add ``--precision`` of a network."""
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16"), default="fp32", help="what the network computes in (fp32)"
+    )
 
 
 def _add_sources(avatar: argparse.ArgumentParser) -> None:
@@ -86,14 +100,20 @@ def _add_sources(avatar: argparse.ArgumentParser) -> None:
         help="crop_rects.json, or a folder of .lms landmarks",
     )
     network = avatar.add_mutually_exclusive_group(required=True)
-    network.add_argument("--checkpoint", type=Path, metavar="P", help="the U-Net's .pth file")
-    network.add_argument("--onnx", type=Path, metavar="F", help="the U-Net's .onnx file")
-    avatar.add_argument("--family", choices=("328", "160"), help="only where the weights do not tell")
+    network.add_argument("--checkpoint", type=Path, metavar="P", help="the network's .pth file")
+    network.add_argument("--onnx", type=Path, metavar="F", help="the network's .onnx file")
+    avatar.add_argument("--family", choices=tuple(FAMILIES), help="only where the weights do not tell")
     avatar.add_argument("--audio", choices=AUDIO_MODES, help="only where the weights do not tell")
     avatar.add_argument(
         "--encoder", type=Path, metavar="P|F", help="the audio encoder; without it features are sent ready"
     )
     avatar.add_argument("--encoder-name", metavar="NAME", help="its short name (default: from its checksum)")
+    avatar.add_argument(
+        "--network-name",
+        metavar="NAME",
+        help="share the network with other avatars as lipsync_NAME (default: Wav2Lip networks under their family's "
+        "name, others not)",
+    )
 
 
 def _run_avatar(options: argparse.Namespace) -> None:
@@ -109,9 +129,11 @@ def _run_avatar(options: argparse.Namespace) -> None:
         network=NetworkSource(options.checkpoint or options.onnx, options.family, audio),
         encoder=options.encoder,
         encoder_name=options.encoder_name,
+        network_name=options.network_name,
         quality=options.quality,
         blend=options.blend,
         replace=options.replace,
+        precision=options.precision,
     )
     console = Console()
     frames = open_frames(options.frames)
@@ -120,9 +142,24 @@ def _run_avatar(options: argparse.Namespace) -> None:
     boxes = read_boxes(options.boxes, frames.names)
     with ProgressBars(console) as bars:
         folder = build_avatar(settings, frames, boxes, bars)
+    note = stretched_note(Manifest.load(folder).family, boxes)
+    if note:
+        console.print(Text(note), soft_wrap=True)
     console.print(
         Text(f"{folder} is ready: python -m server --avatars {options.avatars} --load {options.id}"),
         soft_wrap=True,
+    )
+
+
+def stretched_note(family: str, boxes: Sequence[Box]) -> str:
+    """What to say of face boxes that a network of that family sees stretched; nothing if it sees none so."""
+    longer = [max(x2 - x1, y2 - y1) / min(x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes]
+    stretched = sum(ratio > MOST_STRETCH for ratio in longer)
+    if not FAMILIES[family].square_boxes or not stretched:
+        return ""
+    return (
+        f"{stretched} of {len(boxes)} face boxes are not square, by up to {max(longer) - 1:.0%}: networks of the "
+        f"{family} family were trained on squares, and see these faces stretched"
     )
 
 

@@ -26,9 +26,12 @@ from export import model_configs
 from export.atomic import STAGE_PREFIX, finish_ready_stages
 from export.avatar import MODEL_FILE, audio_mode
 from export.checksums import compare_sums
+from export.engine_caches import shared_caches
+from export.engine_check import engine_note
 from export.errors import ExportError
 from export.model_configs import EMBEDDED_CONFIG, PRODUCTION_CONFIG, Network, read_config
 from export.served_graph import inspect_encoder, inspect_network
+from export.shared_network import SHARED_FILE, is_shared
 
 _BLEED_PX = 16
 """How far a JPEG decoder's chroma interpolation can carry a change."""
@@ -55,6 +58,7 @@ def check_avatars(folder: Path, look: Callable[[Path], Iterator[Finding]] | None
         finish_ready_stages(folder.parent if folder.name.startswith(contract.AVATAR_PREFIX) else folder)
     if (folder / MANIFEST_NAME).exists() or folder.name.startswith(contract.AVATAR_PREFIX):
         yield from look(folder)
+        yield from _shared_caches(folder.parent)
         return
     avatars = sorted(folder.glob(f"{contract.AVATAR_PREFIX}*")) if folder.is_dir() else []
     leftovers = list(_leftovers(folder, {path.name for path in avatars})) if folder.is_dir() else []
@@ -62,6 +66,7 @@ def check_avatars(folder: Path, look: Callable[[Path], Iterator[Finding]] | None
         raise ExportError(f"{folder} is no avatar's folder and holds none (avatar_<id>)")
     for avatar in avatars:
         yield from look(avatar)
+    yield from _shared_caches(folder)
     yield from leftovers
 
 
@@ -90,6 +95,12 @@ def check_avatar(folder: Path) -> Iterator[Finding]:
             yield Finding(avatar_id, part, False, str(error))
 
 
+def _shared_caches(root: Path) -> Iterator[Finding]:
+    """Networks that would draw with another one's cached engine, whichever avatar is looked at."""
+    for shared in shared_caches(root):
+        yield Finding("", "engine cache", False, shared.text)
+
+
 def _leftovers(root: Path, avatars: set[str]) -> Iterator[Finding]:
     """Folders that belong to no avatar."""
     for path in sorted(root.glob(f"{STAGE_PREFIX}*")):
@@ -98,7 +109,7 @@ def _leftovers(root: Path, avatars: set[str]) -> Iterator[Finding]:
     for prefix in (contract.FEATURES_PREFIX, contract.LIPSYNC_PREFIX):
         for path in sorted(root.glob(f"{prefix}*")):
             avatar_id = path.name.removeprefix(prefix)
-            if contract.AVATAR_PREFIX + avatar_id not in avatars:
+            if contract.AVATAR_PREFIX + avatar_id not in avatars and not is_shared(path):
                 text = f"{path} has no {contract.AVATAR_PREFIX}{avatar_id} beside it; import the avatar again"
                 yield Finding(avatar_id, "leftover", False, text)
 
@@ -163,7 +174,16 @@ def _network(manifest: Manifest, root: Path) -> str:
     summed = _network_graph(manifest, root)
     network = Network(manifest.network, FAMILIES[manifest.family].network_px, manifest.audio_shape)
     _check_config_pair(root / manifest.network, network.model, contract.MAX_FRAMES)
-    return f"{manifest.network}, {manifest.family} family, {manifest.audio_mode}, key equal{_summed(summed)}"
+    engine = engine_note(root / manifest.network)
+    shared = manifest.network != contract.lipsync_name(manifest.id)
+    if shared and not is_shared(root / manifest.network):
+        raise ExportError(
+            f"{root / manifest.network} has no {SHARED_FILE}, and is not this avatar's own: an import of the avatar "
+            "whose id it bears would exchange it"
+        )
+    name = f"{manifest.network} (shared)" if shared else manifest.network
+    about = f"{manifest.family} family, {manifest.audio_mode}"
+    return f"{name}, {about}, key equal{_summed(summed)}{engine}"
 
 
 def _network_graph(manifest: Manifest, root: Path) -> bool:
@@ -184,6 +204,8 @@ def _network_graph(manifest: Manifest, root: Path) -> bool:
 
 
 def _encoder(manifest: Manifest, root: Path) -> str:
+    if manifest.hears_mel:
+        return "none: the network hears mel windows"
     if manifest.encoder is None:
         return "none: features come ready from the client"
     name = contract.audio_encoder_name(manifest.encoder)
@@ -212,10 +234,11 @@ def _check_config_pair(folder: Path, model: Model, rows: int) -> None:
     """What an operator may tune (instances, queues, accelerators) is left to them."""
     for name in (PRODUCTION_CONFIG, EMBEDDED_CONFIG):
         config = _read(folder / name)
-        if config.name != model.name or config.backend != "onnxruntime":
+        backends = ("onnxruntime", "tensorrt") if name == PRODUCTION_CONFIG else ("onnxruntime",)
+        if config.name != model.name or config.backend not in backends:
             raise ExportError(
                 f"{folder / name} is of the model {config.name!r} on the backend {config.backend!r}; "
-                f"{model.name!r} on 'onnxruntime' is wanted"
+                f"{model.name!r} on {' or '.join(map(repr, backends))} is wanted"
             )
         if config.max_batch_size < rows:
             raise ExportError(
@@ -236,7 +259,7 @@ def _described(tensor: Any) -> tuple[str, str, tuple[int, ...]]:
 def _ensembles(manifest: Manifest, root: Path) -> str:
     network = Network(manifest.network, FAMILIES[manifest.family].network_px, manifest.audio_shape)
     wanted = [model_configs.features_ensemble(manifest.id, network)]
-    if manifest.encoder is not None:
+    if manifest.hears_speech:
         wanted.append(model_configs.avatar_ensemble(manifest.id, manifest.encoder, network))
     for config in wanted:
         folder = root / config.name

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from compositor_backend.avatar_frames import gather_faces
 from compositor_backend.contract import pcm_samples
 from compositor_backend.pack import AvatarPack
-from compositor_backend.windows import network_audio, request_windows
+from compositor_backend.windows import frame_windows, network_audio, request_windows
 from export.served_graph import open_session
 
 BATCH = 1
@@ -19,11 +19,12 @@ BATCH = 1
 
 
 def silent_mouths(
-    pack: AvatarPack, network: Path, encoder: Path, progress: Callable[[int], None] | None = None
+    pack: AvatarPack, network: Path, encoder: Path | None, progress: Callable[[int], None] | None = None
 ) -> Iterator[NDArray[np.uint8]]:
     """The mouths of all template frames in order, uint8 [n,S,S,3] at a time, drawn to digital silence.
 
-    `network` and `encoder` are the graphs that will be served; `progress` is called with the frames done so far.
+    `network` and `encoder` (None where the network hears mel) are the graphs that will be served; `progress` is called
+    with the frames done so far.
     With silence in all of a request's window, every frame of every request hears the same, so that one picture for
     each template frame is enough, and it is the one that the avatar's ensemble would give.
     """
@@ -39,8 +40,10 @@ def silent_mouths(
             progress(first + len(template))
 
 
-def silent_audio(encoder: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The network's audio input float32 [`BATCH`, *shape] for silence."""
+def silent_audio(encoder: Path | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The network's audio input float32 [`BATCH`, *shape] for silence; without an encoder, mel windows."""
     windows = request_windows(np.zeros(pcm_samples(BATCH), np.int16))
+    if encoder is None:
+        return frame_windows(windows, shape)
     (embedding,) = open_session(encoder).run(["EMBEDDING"], {"MEL": windows})
     return network_audio(np.asarray(embedding, np.float32), shape)

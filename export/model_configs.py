@@ -1,4 +1,4 @@
-"""Writes the Triton configs that each avatar brings along: its U-Net, its two ensembles, its audio encoder.
+"""Writes the Triton configs that each avatar brings along: its network, its two ensembles, its audio encoder.
 
 They are built as protobuf messages and written as text, never as strings with holes, and every field is
 written out: Triton completes nothing. The protobuf definition is that of the oldest Triton that has to read them.
@@ -40,7 +40,7 @@ CHECKED_AUDIO = f"CHECKED_{contract.AUDIO.name}"
 
 @dataclass(frozen=True)
 class Network:
-    """What a config says of an avatar's U-Net; `audio_shape` leaves out the batch dimension."""
+    """What a config says of a lip-sync network; `audio_shape` leaves out the batch dimension."""
 
     name: str
     network_px: int
@@ -55,7 +55,7 @@ class Network:
 # --- U-Net and audio encoder ---
 def write_lipsync(folder: Path, network: Network) -> None:
     """Write ``config.pbtxt`` and ``configs/embedded.pbtxt`` of a U-Net into its model's folder."""
-    about = "An avatar's U-Net: FACE and AUDIO of each frame in, its MOUTH and the network's AVATAR_KEY out."
+    about = "A lip-sync network: FACE and AUDIO of each frame in, its MOUTH and the network's AVATAR_KEY out."
     model = network.model
     _write_pair(
         folder,
@@ -91,7 +91,7 @@ def cpu_config(model: Model, max_batch: int) -> pb.ModelConfig:
 
 
 # --- ensembles ---
-def write_avatar_ensemble(folder: Path, avatar_id: str, encoder: str, network: Network) -> None:
+def write_avatar_ensemble(folder: Path, avatar_id: str, encoder: str | None, network: Network) -> None:
     """Write the ``config.pbtxt`` of the ensemble that takes speech."""
     about = f"Speech (16 kHz PCM) and frame numbers in, JPEG frames of the avatar {avatar_id!r} out."
     write_config(
@@ -105,12 +105,18 @@ def write_features_ensemble(folder: Path, avatar_id: str, network: Network) -> N
     write_config(folder / PRODUCTION_CONFIG, features_ensemble(avatar_id, network), [about, *_ENSEMBLE_NOTES])
 
 
-def avatar_ensemble(avatar_id: str, encoder: str, network: Network) -> pb.ModelConfig:
-    """The ensemble that takes speech; `encoder` is the audio encoder's short name."""
+def avatar_ensemble(avatar_id: str, encoder: str | None, network: Network) -> pb.ModelConfig:
+    """The ensemble that takes speech; `encoder` is the audio encoder's short name, None where mel is heard itself."""
+    if encoder is None:
+        left_out = (contract.FEATURES, contract.EMBEDDING)
+        heard = []
+    else:
+        left_out = (contract.FEATURES, contract.MEL)
+        heard = [_step(contract.audio_encoder_model(contract.audio_encoder_name(encoder)))]
     steps = (
         _step(contract.AUDIO_FEATURES_MODEL),
-        _step(contract.audio_encoder_model(contract.audio_encoder_name(encoder))),
-        _step(contract.AVATAR_FRAMES_MODEL, left_out=(contract.FEATURES,)),
+        *heard,
+        _step(contract.AVATAR_FRAMES_MODEL, left_out),
         _step(network.model),
         _step(contract.COMPOSITOR_MODEL),
     )
@@ -119,7 +125,7 @@ def avatar_ensemble(avatar_id: str, encoder: str, network: Network) -> pb.ModelC
 
 def features_ensemble(avatar_id: str, network: Network) -> pb.ModelConfig:
     """The ensemble that takes ready audio features; `avatar_frames` checks them and hands them on."""
-    frames = _step(contract.AVATAR_FRAMES_MODEL, left_out=(contract.EMBEDDING,))
+    frames = _step(contract.AVATAR_FRAMES_MODEL, left_out=(contract.EMBEDDING, contract.MEL))
     frames.input_map[contract.FEATURES.name] = contract.AUDIO.name
     frames.output_map[contract.AUDIO.name] = CHECKED_AUDIO
     unet = _step(network.model)

@@ -30,6 +30,7 @@ def avatars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("avatars")
     write_avatar(folder, "ann", "328", AVE)
     write_avatar(folder, "hugo", "160", HUBERT)
+    write_avatar(folder, "mel", "wav2lip-96", (1, 80, 16))
     return folder
 
 
@@ -50,6 +51,11 @@ def make_request(avatar: bytes = b"ann", positions: tuple[int, ...] = (0, 1, 2),
 
 def make_embedding(frames: int = 3) -> NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal((frames + 15, 512)).astype(np.float32)
+
+
+def make_windows(frames: int) -> NDArray[np.float32]:
+    rng = np.random.default_rng(0)
+    return rng.uniform(-4, 4, (frames + 15, 1, 80, 16)).astype(np.float32)
 
 
 def test_face_is_that_of_each_folded_frame(model: AvatarFrames, avatars: Path) -> None:
@@ -80,6 +86,17 @@ def test_ready_features_pass_through_in_the_networks_own_shape(
     assert outputs["FACE"].shape == (3, 3, size_px, size_px)
 
 
+def test_a_network_of_mel_hears_the_window_that_begins_with_the_frame(model: AvatarFrames) -> None:
+    windows = make_windows(3)
+    outputs = model(make_request(b"mel", MEL=windows))
+    np.testing.assert_array_equal(outputs["AUDIO"], windows[9:12])
+    assert outputs["FACE"].shape == (3, 3, 96, 96)
+    features = model(make_request(b"mel", FEATURES=windows[9:12]))
+    np.testing.assert_array_equal(features["AUDIO"], windows[9:12])
+    with pytest.raises(TensorError, match=r"EMBEDDING .*\[1, 80, 16\]"):
+        model(make_request(b"mel", EMBEDDING=make_embedding()))
+
+
 def test_avatars_do_not_mix(model: AvatarFrames) -> None:
     """Requests of several avatars go through one process in any order."""
     embedding, features = make_embedding(), np.zeros((3, *HUBERT), np.float32)
@@ -98,11 +115,14 @@ def test_the_answer_is_the_callers_to_keep(model: AvatarFrames, avatars: Path) -
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({}, "EMBEDDING and FEATURES: none came; exactly one of them is wanted"),
+        ({}, "EMBEDDING, FEATURES and MEL: none came; exactly one of them is wanted"),
         (
             {"EMBEDDING": make_embedding(), "FEATURES": np.zeros((3, *AVE), np.float32)},
-            "EMBEDDING and FEATURES: both came; exactly one of them is wanted",
+            "FEATURES and MEL: EMBEDDING and FEATURES came; exactly one of them is wanted",
         ),
+        ({"MEL": make_windows(4)}, r"MEL has shape \[19, 1, 80, 16\]; \[18, 1, 80, 16\] is wanted"),
+        ({"MEL": make_windows(3) * np.float32(np.nan)}, "MEL holds NaN or infinity"),
+        ({"MEL": make_windows(3)}, r"network takes \[32, 16, 16\]: it wants embeddings or ready"),
         (
             {"EMBEDDING": make_embedding(4)},
             r"EMBEDDING has shape \[19, 512\]; \[18, 512\] is wanted for 3 frames",

@@ -76,7 +76,7 @@ def test_a_missing_field_is_named(name: str) -> None:
         ("height", None, "height in avatar.json is null; an integer is wanted"),
         ("frames", -5, "frames in avatar.json is -5; 1 to"),
         ("fps", 30, "fps in avatar.json is 30; 25 is wanted"),
-        ("family", "256", "family in avatar.json is '256'; 328 or 160 is wanted"),
+        ("family", "256", "family in avatar.json is '256'; 328 or 160 or wav2lip-96 or"),
         ("audio_mode", "", "audio_mode in avatar.json is a text; a text that is not empty is wanted"),
         ("audio_shape", [32, -1], r"audio_shape in avatar.json is \[32, -1\]; a list of positive integers"),
         ("audio_shape", [], "audio_shape in avatar.json is"),
