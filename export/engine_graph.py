@@ -84,12 +84,12 @@ def _check_bytes(name: str, graph: onnx.GraphProto) -> None:
     for node in graph.node:
         if contract.FACE.name in node.input and node.op_type != "Cast":
             raise ExportError(
-                f"{name} hands {contract.FACE.name} to a {node.op_type}; TensorRT wants a Cast first"
+                f"{name} hands {contract.FACE.name} to {node.op_type}; TensorRT wants a Cast first"
             )
         makes_bytes = any(
             attribute.name == "to" and attribute.i == TensorProto.UINT8 for attribute in node.attribute
         )
         if contract.MOUTH.name in node.output and not (node.op_type == "Cast" and makes_bytes):
             raise ExportError(
-                f"{name} makes {contract.MOUTH.name} with a {node.op_type}; TensorRT wants a Cast last"
+                f"{name} makes {contract.MOUTH.name} by {node.op_type}; TensorRT wants a Cast last"
             )
