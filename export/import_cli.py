@@ -14,7 +14,7 @@ from rich.text import Text
 
 from compositor_backend import contract
 from compositor_backend.manifest import BLENDS
-from export.avatar_cli import Commands, ProgressBars
+from export.avatar_cli import Commands, ProgressBars, add_precision
 from export.networks.families import AUDIO_MODES
 from export.pack_writer import DEFAULT_QUALITY
 
@@ -47,6 +47,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         help=f"of the JPEG frames, 1 to 100 ({DEFAULT_QUALITY})",
     )
     parser.add_argument("--blend", choices=BLENDS, default="hard", help="edge of the pasted face (hard)")
+    add_precision(parser)
     parser.add_argument("--replace", action="store_true", help="build an avatar that is there already anew")
     parser.add_argument("--dry-run", action="store_true", help="only say what is found and assumed")
     parser.set_defaults(run=_run_import)
@@ -149,6 +150,7 @@ def _build(options: argparse.Namespace, source: Source, console: Console) -> Non
         quality=options.quality,
         blend=options.blend,
         replace=options.replace,
+        precision=options.precision,
     )
     if console.is_terminal:
         with ProgressBars(console) as bars:
