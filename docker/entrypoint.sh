@@ -18,6 +18,10 @@ for folder in "$shared" "$avatars"; do
   if [ ! -d "$folder" ]; then fail "there is no folder $folder: mount one there"; fi
 done
 
+# Absolute, since the working folder changes below.
+shared=$(cd "$shared" && pwd)
+avatars=$(cd "$avatars" && pwd)
+
 models=()
 for config in "$shared"/*/config.pbtxt; do
   if [ -f "$config" ]; then models+=("$(basename "$(dirname "$config")")"); fi
@@ -80,6 +84,9 @@ fi
 # The C allocator does not give all memory of unloaded models back; tcmalloc does.
 tcmalloc=/usr/lib/$(uname -m)-linux-gnu/libtcmalloc.so.4
 if [ -f "$tcmalloc" ]; then export LD_PRELOAD="$tcmalloc${LD_PRELOAD:+:$LD_PRELOAD}"; fi
+
+# The ONNX Runtime backend takes the path of an engine cache (`export engine --accelerator`) from here on.
+cd "$avatars"
 
 # exec: Triton is to get the container's signals itself.
 exec tritonserver "${args[@]}" "$@"

@@ -37,7 +37,8 @@ _ACCELERATOR_NOTES = (
     "and keeps it in trt_engine_cache_path. It finds cached engines by name, never by weights: the path and the "
     "prefix name this model and the SHA-256 of its model.onnx, so that no two networks can share an engine.",
     "trt_engine_cache_path is relative to the folder of all avatars, which has to be the server's working folder, and "
-    "writable until the engine is there.",
+    "writable until the engine is there. Triton takes the new files for a changed model: the next load of the avatar "
+    "loads its network a second time, once.",
 )
 _ONNX_NOTES = (
     "default_model_filename: the network in half precision; the embedded config stays on model.onnx.",

@@ -163,6 +163,12 @@ def test_mounts_are_folders_of_the_checkout_read_only(service: str) -> None:
     assert targets.get("/model_repository", ROOT / "model_repository").is_dir()
 
 
+def test_avatars_can_be_mounted_writable_while_engines_are_built() -> None:
+    (source,) = (v for v in compose(LIPSTREAM_AVATARS_MODE="rw")["triton"]["volumes"] if "avatars" in v)
+    assert source == "../avatars:/avatars:rw"
+    assert all(v.endswith(":ro") for v in compose()["triton"]["volumes"])
+
+
 def test_shared_memory_is_more_than_dockers_64_mb(service: str) -> None:
     size = compose()[service]["shm_size"]
     assert int(size.removesuffix("gb")) >= 1
@@ -243,6 +249,29 @@ def test_it_loads_the_shared_models_and_the_avatars_that_are_named(surroundings:
     assert f"--model-repository={surroundings['LIPSTREAM_MODELS']}" in lines
     assert lines[-1] == "--log-verbose=1"
     assert not any("restricted" in line for line in lines)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_triton_runs_in_the_folder_of_avatars_where_engine_caches_are_looked_for(
+    surroundings: dict[str, str], relative: bool
+) -> None:
+    avatars = Path(surroundings["LIPSTREAM_AVATARS"])
+    binary = avatars.parent / "bin" / "tritonserver"
+    binary.write_text('#!/bin/sh\npwd\nprintf "%s\\n" "$@"\n')
+    names = {"LIPSTREAM_AVATARS": "avatars", "LIPSTREAM_MODELS": "models"} if relative else {}
+    result = subprocess.run(
+        ["bash", ENTRYPOINT],
+        env={**surroundings, **names},
+        cwd=avatars.parent,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    folder, *arguments = result.stdout.splitlines()
+    assert Path(folder) == avatars
+    assert f"--model-repository={avatars}" in arguments
+    assert f"--model-repository={surroundings['LIPSTREAM_MODELS']}" in arguments
 
 
 def test_with_a_key_model_control_is_restricted(surroundings: dict[str, str]) -> None:
