@@ -49,7 +49,14 @@ $(VENV)/.perf: $(VENV)/.serving-$(ONNXRUNTIME)
 	@$(PIP) --editable '.[perf]'
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.export
+# Without its dependencies: they include Pillow and another OpenCV, which own folders of ours, and none is needed.
+$(VENV)/.prepare: $(VENV)/.export
+	@echo "Installing what finding faces needs into $(VENV) …"
+	@$(PIP) --editable '.[prepare]'
+	@$(PIP) --no-deps mediapipe
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.prepare
 	@echo "Installing what tests, measuring and training need into $(VENV) …"
 	@$(PIP) --editable '.[train,test,perf]'
 	@touch $@
@@ -61,6 +68,8 @@ $(KERNEL): compositor_backend/native/paste.c compositor_backend/native/build.sh
 install: $(VENV)/.serving-$(ONNXRUNTIME) ## Make .venv and install what serving needs (ONNXRUNTIME=gpu for a GPU)
 
 install-all: $(VENV)/.test ## The same, and what exporting, training and testing need
+
+install-prepare: $(VENV)/.prepare ## The same, and what exporting, and finding faces in a video, need
 
 avatar: install ## Build the demo avatar into avatars/
 	@$(PY) -m export demo-avatar --avatars $(AVATARS)
@@ -119,4 +128,4 @@ docker-up: avatar ## Serve model_repository/ and avatars/ from the GPU image
 clean: ## Remove avatars/ and out/, keep .venv
 	rm -rf $(AVATARS) $(OUT)
 
-.PHONY: help install install-all avatar demo serve contact-sheet lint test unit perf-quick perf perf-analyzer perf-targets train evaluate export docker-build docker-up clean
+.PHONY: help install install-all install-prepare avatar demo serve contact-sheet lint test unit perf-quick perf perf-analyzer perf-targets train evaluate export docker-build docker-up clean

@@ -22,6 +22,7 @@ _COMMAND_MODULES = (
     "export.avatar_cli",
     "export.archive_cli",
     "export.import_cli",
+    "export.prepare_cli",
     "export.engines_cli",
     "export.demo.avatar_cli",
     "export.demo.cli",
