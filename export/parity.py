@@ -49,8 +49,12 @@ def check_unet(path: Path, network: LipSyncNetwork, key: int, limits: Limits | N
     on top of `limits.max_steps`, and said in `Parity.allowed`; the share of equal values has to be kept.
     """
     limits = limits or Limits()
-    samples = list(sample_inputs(network.family.geometry.network_px, network.mode.shape))
-    # The network before the graph: each takes half a gigabyte, where it is large, and gives it back.
+    # The first and the last of a batch, loud and silent: each picture takes a large graph 165 MB.
+    samples = [
+        (face[:: len(face) - 1 or 1], audio[:: len(face) - 1 or 1])
+        for face, audio in sample_inputs(network.family.geometry.network_px, network.mode.shape)
+    ]
+    # The network before the graph, so that what either takes is given back before the other comes.
     references = [truncated(path, _frame_by_frame(network, face, audio)) for face, audio in samples]
     session = open_session(path)
     differences = []
