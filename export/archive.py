@@ -27,11 +27,17 @@ from export import model_configs
 from export.atomic import publish, replacing, staging
 from export.avatar import MODEL_FILE, STAMP_FILE, Progress
 from export.check import check_avatar, check_graphs
-from export.checksums import record_sums
+from export.checksums import SUMS_FILE, record_sums
 from export.errors import ExportError
 from export.model_configs import Network
 from export.onnx_guard import MAX_ONNX_BYTES
-from export.shared_network import mark_shared, refuse_owned_name, refuse_shared_id
+from export.shared_network import (
+    SHARED_FILE,
+    mark_shared,
+    refuse_owned_name,
+    refuse_shared_id,
+    take_down_own_network,
+)
 from export.tar_stream import CHUNK_BYTES, GZIP_SUFFIXES, TarReader, new_tar, open_tar, shown
 
 FORMAT = 1
@@ -136,7 +142,7 @@ def left_out(folder: Path, contents: Contents) -> list[str]:
         for model in models
         if model is not None
         for path in sorted((folder.parent / model).rglob("*"))
-        if path.is_file() and path.suffix != ".pbtxt" and path.name != "SHA256SUMS"
+        if path.is_file() and path.suffix != ".pbtxt" and path.name not in (SUMS_FILE, SHARED_FILE)
     )
     return [str(path) for path in files if path.as_posix() not in contents.files]
 
@@ -208,6 +214,8 @@ def unpack_avatar(archive: Path, settings: UnpackSettings, progress: Progress | 
                 _complete(stage, manifest)
                 _check_stage(archive, stage, manifest)
                 publish(settings.avatars, stage, lambda: _names_to_publish(settings, contents, avatar_id))
+                if _shared_network(contents) is not None:
+                    take_down_own_network(settings.avatars, avatar_id, stage)
         except OSError as error:
             raise ExportError(f"{settings.avatars} cannot be written: {error.strerror or error}") from error
     return settings.avatars / contract.avatar_ensemble_name(avatar_id)
@@ -272,12 +280,14 @@ def _names_to_publish(settings: UnpackSettings, contents: Contents, avatar_id: s
         contract.features_ensemble_name(avatar_id),
         contract.lipsync_name(avatar_id),
     )
+    refuse_shared_id(settings.avatars, avatar_id)
     for name in names:
         if not settings.replace and (settings.avatars / name).exists():
             raise ExportError(f"{settings.avatars / name} is there already; say --replace, or another --id")
-    refuse_shared_id(settings.avatars, avatar_id)
     network = _shared_network(contents)
     if network is not None:
+        if network == names[2]:
+            raise ExportError(f"{network} is the network that the avatar shares; give the avatar another id")
         refuse_owned_name(settings.avatars, network.removeprefix(contract.LIPSYNC_PREFIX))
     shared = [name for name in (contents.audio_encoder, network) if name is not None]
     own = names[2:] if network is None else ()

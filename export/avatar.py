@@ -17,7 +17,7 @@ from compositor_backend.geometry import Box
 from compositor_backend.manifest import BLENDS
 from compositor_backend.pack import AvatarPack, file_sha256
 from export import model_configs
-from export.atomic import publish, root_lock, staging
+from export.atomic import publish, staging
 from export.boxes import boxes_of_frames
 from export.checksums import record_sums
 from export.errors import ExportError
@@ -34,7 +34,14 @@ from export.served_graph import (
     inspect_network,
     open_session,
 )
-from export.shared_network import is_shared, is_there, made_from, mark_shared, refuse_shared_id
+from export.shared_network import (
+    is_shared,
+    is_there,
+    made_from,
+    mark_shared,
+    refuse_shared_id,
+    take_down_own_network,
+)
 
 MODEL_FILE = Path("1") / "model.onnx"
 STAMP_FILE = "stamp.txt"
@@ -132,7 +139,8 @@ def build_avatar(
                 (folder / STAMP_FILE).write_text(settings.stamp, encoding="utf-8")
             _stage_ensembles(settings.avatar_id, stage, staged, encoder)
             publish(settings.avatars, stage, lambda: _names_to_publish(settings, stage, staged))
-            _take_down_old_network(settings, stage, staged)
+            if staged.shared:
+                take_down_own_network(settings.avatars, settings.avatar_id, stage)
     except OSError as error:
         raise ExportError(f"{settings.avatars} cannot be written: {error.strerror or error}") from error
     return settings.avatars / contract.avatar_ensemble_name(settings.avatar_id)
@@ -233,7 +241,7 @@ def _refuse_other_precision(settings: AvatarSettings, there: Path) -> None:
     wanted, found = "fp16" if halved else settings.precision, precision_of(there)
     if wanted != found:
         raise ExportError(
-            f"{there} is shared by avatars and computes in {found}, where {wanted} was wanted: say --precision {found}, "
+            f"{there} is shared by avatars and computes in {found}; {wanted} was wanted: say --precision {found}, "
             "or give this one a name of its own (--network-name)"
         )
 
@@ -269,16 +277,6 @@ def _new_network(settings: AvatarSettings, stage: Path, staged: _StagedNetwork) 
             _refuse_other_precision(settings, settings.avatars / staged.name / MODEL_FILE)
             return []
     return [staged.name]
-
-
-def _take_down_old_network(settings: AvatarSettings, stage: Path, staged: _StagedNetwork) -> None:
-    """Remove the network that an avatar had to itself before it shared one."""
-    own = settings.avatars / contract.lipsync_name(settings.avatar_id)
-    if not staged.shared:
-        return
-    with root_lock(settings.avatars):
-        if own.exists() and not is_shared(own):
-            own.rename(stage / f"former-{own.name}")
 
 
 def _network_graph(source: NetworkSource, out: Path) -> None:

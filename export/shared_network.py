@@ -7,6 +7,7 @@ from pathlib import Path
 
 from compositor_backend import contract
 from compositor_backend.pack import file_sha256
+from export.atomic import root_lock
 from export.errors import ExportError
 from export.served_graph import inspect_network
 
@@ -42,6 +43,14 @@ def refuse_owned_name(avatars: Path, name: str) -> None:
         raise ExportError(
             f"{there} belongs to the avatar {name}; give the shared network a name of its own (--network-name)"
         )
+
+
+def take_down_own_network(avatars: Path, avatar_id: str, stage: Path) -> None:
+    """Move the network that an avatar had to itself, before it shared one, into `stage`, with which it goes away."""
+    own = avatars / contract.lipsync_name(avatar_id)
+    with root_lock(avatars):
+        if own.exists() and not is_shared(own):
+            own.rename(stage / f"former-{own.name}")
 
 
 def is_there(avatars: Path, name: str, source: Path, graph: Path) -> bool:
