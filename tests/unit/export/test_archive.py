@@ -213,6 +213,82 @@ def test_another_encoder_of_that_name_is_never_exchanged(packed: Path, target: P
     assert listing(target) == before
 
 
+# --- networks that avatars share ---
+MEL = (1, 80, 16)
+
+
+def shared_avatar(folder: Path, avatar_id: str, key: int = 7, seed: int = 1) -> Path:
+    """An archive of an avatar with a network that draws any face, ``lipsync_wav2lip-96``."""
+    sources = Sources.write(folder / avatar_id, seed=seed)
+    onnx.save(network_graph(key, 96, MEL), str(sources.network))
+    settings = sources.settings(
+        avatar_id, network=NetworkSource(sources.network), encoder=None, encoder_name=None
+    )
+    build_avatar(settings, open_frames(sources.frames), BOXES)
+    pack_avatar(sources.avatars / f"avatar_{avatar_id}", folder / f"{avatar_id}.tar")
+    return folder / f"{avatar_id}.tar"
+
+
+def test_a_shared_network_comes_along_and_is_shared_again(tmp_path: Path) -> None:
+    ann = shared_avatar(tmp_path, "ann")
+    bob = shared_avatar(tmp_path, "bob", seed=5)
+    target = tmp_path / "target"
+    unpack_avatar(ann, UnpackSettings(target))
+    assert models(target) == models(tmp_path / "ann" / "avatars")
+    network = (target / "lipsync_wav2lip-96").stat().st_ino
+    unpack_avatar(bob, UnpackSettings(target))
+    unpack_avatar(ann, UnpackSettings(target, avatar_id="eve"))
+    assert (target / "lipsync_wav2lip-96").stat().st_ino == network
+    assert [path.name for path in target.glob("lipsync_*")] == ["lipsync_wav2lip-96"]
+    assert Manifest.load(target / "avatar_eve").network == "lipsync_wav2lip-96"
+    findings = list(check_avatars(target))
+    assert {finding.avatar for finding in findings} == {"ann", "bob", "eve"}
+    assert all(finding.good for finding in findings), findings
+
+
+def test_another_shared_network_of_that_name_is_never_exchanged(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    unpack_avatar(shared_avatar(tmp_path, "ann"), UnpackSettings(target))
+    other = shared_avatar(tmp_path, "bob", key=8)
+    before = listing(target)
+    for replace in (False, True):
+        with pytest.raises(
+            ExportError, match=r"lipsync_wav2lip-96 is there already with another 1/model\.onnx"
+        ):
+            unpack_avatar(other, UnpackSettings(target, replace=replace))
+    assert listing(target) == before
+
+
+def test_no_avatar_gets_the_name_of_a_shared_network(packed: Path, tmp_path: Path) -> None:
+    """Its own network would take that one's place."""
+    ann, target = shared_avatar(tmp_path, "ann"), tmp_path / "target"
+    with pytest.raises(ExportError, match="lipsync_wav2lip-96 is the network that the avatar shares"):
+        unpack_avatar(ann, UnpackSettings(target, avatar_id="wav2lip-96"))
+    assert not target.exists()
+    unpack_avatar(ann, UnpackSettings(target))
+    before = listing(target)
+    with pytest.raises(ExportError, match="give this avatar another id than wav2lip-96"):
+        unpack_avatar(packed, UnpackSettings(target, avatar_id="wav2lip-96", replace=True))
+    assert listing(target) == before
+
+
+def test_no_shared_network_takes_the_place_of_an_avatars_own(packed: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    unpack_avatar(packed, UnpackSettings(target, avatar_id="wav2lip-96"))
+    before = listing(target)
+    with pytest.raises(ExportError, match="belongs to the avatar wav2lip-96"):
+        unpack_avatar(shared_avatar(tmp_path, "ann"), UnpackSettings(target))
+    assert listing(target) == before
+
+
+def test_an_avatars_own_network_goes_when_it_shares_one(packed: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    unpack_avatar(packed, UnpackSettings(target))
+    unpack_avatar(shared_avatar(tmp_path, "ann"), UnpackSettings(target, replace=True))
+    assert [path.name for path in target.glob("lipsync_*")] == ["lipsync_wav2lip-96"]
+    assert all(finding.good for finding in check_avatars(target))
+
+
 # --- what cannot be packed ---
 @pytest.mark.parametrize(
     ("spoil", "error"),

@@ -315,6 +315,18 @@ def test_an_avatar_whose_features_come_ready(tmp_path: Path, audio: tuple[int, .
     assert found["idle frames"].text.startswith("none: ")
 
 
+def test_an_avatar_whose_network_hears_mel(tmp_path: Path) -> None:
+    """Drawn to real speech, and idle frames to silence, without an encoder."""
+    sources = Sources.write(tmp_path)
+    onnx.save(network_graph(size_px=96, audio=(1, 80, 16)), str(sources.network))
+    settings = sources.settings(network=NetworkSource(sources.network), encoder=None, encoder_name=None)
+    build_avatar(settings, open_frames(sources.frames), BOXES)
+    found = findings(sources.avatars)
+    assert all(finding.good for finding in found.values()), found
+    assert "drawn to speech" in found["speech"].text
+    assert found["idle frames"].text == "4 of 4 drawn anew are equal"
+
+
 # --- parts ---
 def test_similarity_by_the_definition_of_psnr() -> None:
     rng = np.random.default_rng(0)
