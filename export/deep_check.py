@@ -36,7 +36,8 @@ SPOKEN_FRAMES = 16
 """Template frames, spread over all, that are drawn to speech from all over the recording."""
 IDLE_FRAMES = 300
 """Idle frames that are drawn anew at most, spread over all: at half width they take 10 s on 2 cores."""
-BATCH = 25
+BATCH = 4
+"""Frames drawn at a time: a batch, as requests are, in 0.7 GB for the largest network."""
 FEATURES_SEED = 21
 
 LEAST_PSNR_DB = 40.0
@@ -192,8 +193,13 @@ def _draw(
     audio: NDArray[np.float32],
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """MOUTH and AVATAR_KEY of template frames; a key that is not the avatar's is an `ExportError`."""
-    inputs = {contract.FACE.name: gather_faces(pack, template), contract.AUDIO.name: audio}
-    mouths, keys = run(network, session, [contract.MOUTH.name, contract.AVATAR_KEY.name], inputs)
+    outputs = [contract.MOUTH.name, contract.AVATAR_KEY.name]
+    drawn = []
+    for first in range(0, len(template), BATCH):
+        batch = slice(first, first + BATCH)
+        inputs = {contract.FACE.name: gather_faces(pack, template[batch]), contract.AUDIO.name: audio[batch]}
+        drawn.append(run(network, session, outputs, inputs))
+    mouths, keys = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
     if (keys != pack.manifest.network_key).any():
         raise ExportError(
             f"{network} gives AVATAR_KEY {keys.tolist()}; {pack.manifest.network_key} is wanted"
