@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -21,10 +22,12 @@ from export.engine_record import Platform
 from export.engine_settings import Batches
 from export.frames import open_frames
 from export.networks.unet import LipSyncUNet
+from export.networks.wav2lip import Wav2Lip
 from export.picture_parity import Inputs, Outputs
 from tests.support.avatar_sources import BOXES, KEY, Sources
-from tests.support.networks import random_unet, spread
+from tests.support.networks import random_unet, random_wav2lip, spread
 
+Network = TypeVar("Network", LipSyncUNet, Wav2Lip)
 NARROW = (4, 4, 8, 8, 16)
 SIDE_PX = 160
 AUDIO = (16, 32, 32)
@@ -95,7 +98,15 @@ def even_unet(family: str = "160", audio: str = "hubert", seed: int = 0) -> LipS
 
     With norms that do, a random network draws another picture in float16: rounding is blown up as well.
     """
-    network = random_unet(family, audio, NARROW, seed)
+    return _evened(random_unet(family, audio, NARROW, seed))
+
+
+def even_wav2lip() -> Wav2Lip:
+    """A Wav2Lip network of the same kind."""
+    return _evened(random_wav2lip())
+
+
+def _evened(network: Network) -> Network:
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
