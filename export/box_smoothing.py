@@ -76,15 +76,15 @@ def _smooth_scene(scene: Measured, square: bool, width: int, height: int) -> lis
 def local_fit(values: _Floats, sigma_frames: float) -> _Floats:
     """Each row of `values` [N, K] as the parabola says that fits its surroundings best, weighted by a Gaussian.
 
-    A parabola follows the turning points of a motion, which a mean would cut off; near an end, where it would swing
-    with the noise, a straight line is taken.
+    A parabola follows the turning points of a motion, which a mean would cut off; at the very ends, where it would
+    swing with the noise, a straight line is taken.
     """
     reach = math.ceil(_REACH_SIGMAS * sigma_frames)
     fitted = np.empty_like(values)
     for frame in range(len(values)):
         first, last = max(0, frame - reach), min(len(values), frame + reach + 1)
         distance = np.arange(first, last) - frame
-        degree = 2 if last - first == 2 * reach + 1 else min(1, last - first - 1)
+        degree = 2 if min(frame - first, last - 1 - frame) >= sigma_frames else min(1, last - first - 1)
         weight = np.exp(-((distance / sigma_frames) ** 2) / 4)[
             :, None
         ]  # the root of a Gaussian: squares are added

@@ -36,8 +36,9 @@ _FULL_RANGE = 1
 """The detector that looks 5 m far; the near one (2 m) misses faces of 90 px in a frame of 1280."""
 _VIEW = 2.0
 """Side of the picture that the mesh is shown, in sides of the face that was detected."""
-_PASSES = 2
-"""The mesh looks where it found the face the time before; looking twice at each frame halves the trembling."""
+_PASSES, _FIRST_PASSES = 2, 6
+"""The mesh looks where it found the face the time before: twice at each frame, which halves the trembling, and until
+it has come to rest where it was shown none before."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class MediaPipeFinder:
         with _silence():
             self._detector = detection.FaceDetection(MIN_SCORE, _FULL_RANGE)
             self._mesh = mesh.FaceMesh(max_num_faces=1)
+            self._passes = _FIRST_PASSES
             # What its threads say as they start: a first frame waits for them.
             for solution in (self._detector, self._mesh):
                 solution.process(np.zeros((64, 64, 3), np.uint8))
@@ -87,6 +89,7 @@ class MediaPipeFinder:
         with _silence():
             detections = self._detector.process(frame).detections or []
             if len(detections) != 1:
+                self._passes = _FIRST_PASSES
                 return Faces(len(detections))
             points = self._landmarks(frame, detections[0].location_data.relative_bounding_box)
         return Faces(0) if points is None else Faces(1, points)
@@ -98,8 +101,9 @@ class MediaPipeFinder:
         left = round((face.xmin + face.width / 2) * width - side / 2)
         top = round((face.ymin + face.height / 2) * height - side / 2)
         view = cut_out(frame, left, top, side)
-        for _ in range(_PASSES):
+        for _ in range(self._passes):
             found = self._mesh.process(view).multi_face_landmarks
+        self._passes = _PASSES if found else _FIRST_PASSES
         if not found:
             return None
         shares = np.array([(point.x, point.y) for point in found[0].landmark])

@@ -112,7 +112,12 @@ def _family(options: argparse.Namespace) -> str:
     there = options.avatars / contract.avatar_ensemble_name(options.id)
     if there.exists() and not options.replace:
         raise ExportError(f"{there} is there already; say --replace to build it anew")
-    return describe(network, "as said", options.family).family
+    weights = describe(network, "as said", options.family)
+    if len(weights.modes) > 1 and options.audio is None and options.encoder is None:
+        raise ExportError(
+            f"{network} does not tell its audio mode: say whether it is {' or '.join(weights.modes)} (--audio)"
+        )
+    return weights.family
 
 
 def _find(
