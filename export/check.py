@@ -244,11 +244,29 @@ def _check_config_pair(folder: Path, model: Model, rows: int) -> None:
             raise ExportError(
                 f"{folder / name} has max_batch_size {config.max_batch_size}; a request may have {rows} rows"
             )
+        _check_config_files(folder, name, config)
         for given, tensors in ((config.input, model.inputs), (config.output, model.outputs)):
             found = [_described(tensor) for tensor in given]
             wanted = [(t.name, t.config_dtype, t.shape[1:]) for t in tensors]
             if found != wanted:
                 raise ExportError(f"{folder / name} has the tensors {found}; {wanted} are wanted")
+
+
+def _check_config_files(folder: Path, name: Path, config: pb.ModelConfig) -> None:
+    """A config leads Triton to a graph of its own folder, and to no code."""
+    libraries = config.model_operations.op_library_filename
+    if libraries:
+        raise ExportError(
+            f"{folder / name} lets Triton load the code in {libraries[0]!r}; an avatar brings none"
+        )
+    graph = config.default_model_filename
+    if not graph or Path(graph).name != graph:
+        raise ExportError(f"{folder / name} serves {graph!r}; a file of {folder / '1'} is wanted")
+    if not (folder / "1" / graph).is_file():
+        raise ExportError(
+            f"{folder / name} serves {folder / '1' / graph}, which is not there; "
+            "python -m export engine builds engines anew"
+        )
 
 
 def _described(tensor: Any) -> tuple[str, str, tuple[int, ...]]:

@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 _EXTRAS = {
+    "onnx": "export",
     "torch": "export",
     "piper": "train",
     "espeakng_loader": "train",

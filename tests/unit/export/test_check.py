@@ -174,6 +174,27 @@ def test_a_test_frame_that_is_not_the_template_with_a_mouth(
             "is of the model 'lipsync_bob' on the backend 'onnxruntime'",
         ),
         (
+            lambda a: edit_text(
+                a / "lipsync_ann" / "config.pbtxt",
+                "instance_group {",
+                'model_operations { op_library_filename: "/tmp/evil.so" } instance_group {',
+            ),
+            "network",
+            r"config\.pbtxt lets Triton load the code in '/tmp/evil\.so'; an avatar brings none",
+        ),
+        (
+            lambda a: edit_text(
+                a / "audio_encoder_tiny" / "configs" / "embedded.pbtxt", '"model.onnx"', '"../../x.onnx"'
+            ),
+            "audio encoder",
+            r"embedded\.pbtxt serves '\.\./\.\./x\.onnx'; a file of .*audio_encoder_tiny/1 is wanted",
+        ),
+        (
+            lambda a: edit_text(a / "lipsync_ann" / "config.pbtxt", '"model.onnx"', '"model.plan"'),
+            "network",
+            r"lipsync_ann/config\.pbtxt serves .*lipsync_ann/1/model\.plan, which is not there",
+        ),
+        (
             lambda a: edit_text(a / "lipsync_ann" / "config.pbtxt", "instance_group {", "instance_groups {"),
             "network",
             r"config\.pbtxt cannot be read: .*instance_groups",
