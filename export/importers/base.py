@@ -50,8 +50,7 @@ class Source:
     """An avatar as a folder holds it: frames and their face boxes (as many of each), the network, an audio encoder.
 
     `found`, `assumed` and `notes` are sentences for the user: what was seen there, what follows from it without being
-    written anywhere, and what else is worth knowing. `shared` networks draw every face: avatars with the same
-    weights share one served model.
+    written anywhere, and what else is worth knowing.
     """
 
     frames: FrameSource
@@ -61,7 +60,6 @@ class Source:
     found: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    shared: bool = False
 
 
 class Importer(Protocol):

@@ -5,11 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from export.errors import ExportError
-from export.importers import go_v1, go_v2, livetalking_ultralight, synctalk, ultralight
+from export.importers import (
+    go_v1,
+    go_v2,
+    livetalking_ultralight,
+    livetalking_wav2lip,
+    synctalk,
+    ultralight,
+)
 from export.importers.base import Evidence, Importer, UndecidedError, Wanted
 from export.importers.folders import contents
 
-IMPORTERS: tuple[Importer, ...] = (synctalk, ultralight, go_v1, go_v2, livetalking_ultralight)
+IMPORTERS: tuple[Importer, ...] = (
+    synctalk,
+    ultralight,
+    go_v1,
+    go_v2,
+    livetalking_ultralight,
+    livetalking_wav2lip,
+)
 FORMATS = tuple(importer.NAME for importer in IMPORTERS)
 
 

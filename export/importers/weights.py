@@ -18,6 +18,7 @@ from export.served_graph import input_names, inspect_network, open_session
 _NUMBERED = re.compile(r"([0-9]+)\Z")
 _ENCODERS = ("audio_visual_encoder.pth", "audio_encoder.pth")
 _ENCODED_MODE = "ave"
+_OWN_EARS = "mel"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def hearing(
 
 def _notes(weights: Weights, mode: str, encoder: Path | None) -> tuple[str, ...]:
     notes = []
-    if encoder is None:
+    if mode == _OWN_EARS:
+        notes.append("the network hears mel itself: the avatar takes speech without an audio encoder")
+    elif encoder is None:
         how = "; give --encoder for an avatar that takes speech" if mode == _ENCODED_MODE else ""
         notes.append(f"no audio encoder: the avatar takes ready {mode} features{how}")
     if mode == "wenet" and weights.family == "160":

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.networks.unet import LipSyncUNet
-from tests.support.networks import random_unet, save
+from export.networks.wav2lip import Wav2Lip
+from tests.support.networks import random_unet, random_wav2lip, save
 
 Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -39,7 +40,7 @@ class UserFolder:
 
     format: str
     path: Path
-    network: LipSyncUNet
+    network: LipSyncUNet | Wav2Lip
     frames: list[Pixels]
     boxes: list[Box]
     options: tuple[str, ...] = ()
@@ -193,6 +194,21 @@ def livetalking_ultralight(folder: Path) -> UserFolder:
     return UserFolder("livetalking-ultralight", folder, unet, frames, BOXES)
 
 
+@cache
+def wav2lip(seed: int = 0) -> Wav2Lip:
+    """A narrow Wav2Lip network with random weights, made once."""
+    return random_wav2lip(seed=seed)
+
+
+def livetalking_wav2lip(folder: Path) -> UserFolder:
+    """LiveTalking's: the same folders with the numbers in another order, and the network where all avatars have it."""
+    avatar = folder / "data" / "avatars" / "wav2lip96_avatar1"
+    frames = _livetalking(avatar, 96, lambda box: (box[1], box[3], box[0], box[2]))
+    (folder / "models").mkdir()
+    save({"state_dict": wav2lip().state_dict(), "global_step": 7}, folder / "models" / "wav2lip.pth")
+    return UserFolder("livetalking-wav2lip", avatar, wav2lip(), frames, BOXES)
+
+
 def _dataset(folder: Path, audio: str) -> list[Pixels]:
     frames = write_pictures(folder / "full_body_img", "%d.jpg", [scene(n) for n in range(FRAMES)])
     write_landmarks(folder / "landmarks", BOXES)
@@ -218,5 +234,6 @@ MAKERS: dict[str, Callable[[Path], UserFolder]] = {
     "go_v1": go_v1,
     "go_v2": go_v2,
     "livetalking_ultralight": livetalking_ultralight,
+    "livetalking_wav2lip": livetalking_wav2lip,
 }
 """One folder of each format, and of each audio mode of the 328 family, by the id of the avatar that it becomes."""

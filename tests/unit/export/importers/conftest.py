@@ -24,8 +24,11 @@ def fresh(
     def make(maker: str) -> UserFolder:
         if maker not in originals:
             originals[maker] = MAKERS[maker](tmp_path_factory.mktemp("folders") / maker)
-        original = originals[maker]
-        shutil.copytree(original.path, tmp_path / maker)
-        return replace(original, path=tmp_path / maker)
+        original, root = originals[maker], tmp_path_factory.getbasetemp()
+        made = next(
+            folder for folder in (original.path, *original.path.parents) if folder.parent.parent == root
+        )
+        shutil.copytree(made, tmp_path / maker)
+        return replace(original, path=tmp_path / maker / original.path.relative_to(made))
 
     return make

@@ -40,7 +40,14 @@ def test_each_format_is_known_and_read(fresh: Fresh, maker: str) -> None:
 
 
 def test_no_other_importer_takes_it(fresh: Fresh) -> None:
-    for maker in ("synctalk", "ultralight", "go_v1", "go_v2", "livetalking_ultralight"):
+    for maker in (
+        "synctalk",
+        "ultralight",
+        "go_v1",
+        "go_v2",
+        "livetalking_ultralight",
+        "livetalking_wav2lip",
+    ):
         folder = fresh(maker)
         fitting = [importer.NAME for importer in IMPORTERS if importer.detect(folder.path, Wanted())]
         assert fitting == [folder.format]

@@ -355,3 +355,23 @@ def test_pictures_are_compared_as_they_look(fresh: Fresh) -> None:
         path.unlink()
         assert cv2.imwrite(str(path.with_suffix(".jpg")), face[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 40])
     assert list(read(folder).boxes) == BOXES
+
+
+def test_one_wav2lip_network_for_all_avatars_lies_where_livetalking_has_it(fresh: Fresh) -> None:
+    folder = fresh("livetalking_wav2lip")
+    source = read(folder)
+    assert source.network.path == folder.path.parents[2] / "models" / "wav2lip.pth"
+    assert source.encoder is None
+    assert "the numbers of a box are y1, y2, x1, x2, as face_imgs/ shows" in source.assumed
+    assert any("takes speech without an audio encoder" in note for note in source.notes)
+    shutil.rmtree(source.network.path.parent)
+    with pytest.raises(
+        ExportError, match=r"no Wav2Lip network lies in .* or .*models: say which with --checkpoint"
+    ):
+        read(folder)
+
+
+def test_a_network_that_is_no_wav2lip(fresh: Fresh, tmp_path: Path) -> None:
+    other = save(network("160", "hubert").state_dict(), tmp_path / "5.pth")
+    with pytest.raises(ExportError, match="a network of the 160 family; a Wav2Lip network is wanted"):
+        read(fresh("livetalking_wav2lip"), Wanted(checkpoint=other))
