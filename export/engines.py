@@ -10,7 +10,7 @@ import multiprocessing
 import queue
 import threading
 from collections.abc import Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,9 @@ from compositor_backend.errors import LipstreamError
 from export.engine import MakeBuilder, Outcome, build_engine, network_of, tensorrt_builder
 from export.engine_settings import EngineSettings
 from export.errors import ExportError
+
+
+_GRACE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -122,12 +125,14 @@ class _Lane(threading.Thread):
         self._pool.shutdown(wait=False)
 
     def stop(self) -> None:
-        """Take no further target, and end the one at work."""
+        """Take no further target, and end the one at work: by itself after a Ctrl-C, or after `_GRACE_S`."""
         self._stopping.set()
         processes = list((self._pool._processes or {}).values())
         self._pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
-            process.terminate()
+            process.join(_GRACE_S)
+            if process.is_alive():
+                process.terminate()
 
     def _finish(self, target: Target) -> Finished:
         avatars, settings, make_builder, force = self._arguments
@@ -137,9 +142,15 @@ class _Lane(threading.Thread):
         except BrokenProcessPool:
             if not self._stopping.is_set():
                 self._pool = _pool()
-            return Finished(
-                target, error=f"the process that built the engine of {target.network} died; see the log"
-            )
+            return Finished(target, error=f"the process that built the engine of {target.network} died")
+        except (CancelledError, KeyboardInterrupt):
+            # The process at work gets a Ctrl-C as well.
+            return Finished(target, error="interrupted")
+        except RuntimeError:
+            # No work is taken any more, if `stop` came in between.
+            if not self._stopping.is_set():
+                raise
+            return Finished(target, error="interrupted")
         return Finished(target, error=outcome) if isinstance(outcome, str) else Finished(target, outcome)
 
 
