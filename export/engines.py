@@ -21,7 +21,6 @@ from export.engine import MakeBuilder, Outcome, build_engine, network_of, tensor
 from export.engine_settings import EngineSettings
 from export.errors import ExportError
 
-
 _GRACE_S = 5.0
 
 
