@@ -17,6 +17,9 @@ from export.limits import BATCHES, SEED, Limits, Parity, judge, sample_inputs, t
 from export.networks.audio_encoder import AudioEncoder
 from export.served_graph import open_session
 
+LEAST_EQUAL_SHARE = 0.99
+"""Of values, however little of a network float32 settles: a graph that rounds where it should truncate has a half."""
+
 
 def unet_reference(
     network: LipSyncNetwork,
@@ -46,7 +49,8 @@ def check_unet(path: Path, network: LipSyncNetwork, key: int, limits: Limits | N
 
     Weights so wild that the network's own answer depends on the precision it is computed in cannot be equal to
     a step. Only where the limits are passed, twice the difference of its float32 and float64 answers is granted
-    on top of `limits.max_steps`, and said in `Parity.allowed`; the share of equal values has to be kept.
+    on top of `limits.max_steps`, and said in `Parity.allowed`. Likewise, where too few values are equal, twice the
+    share in which its own answers differ once truncated is granted, down to `LEAST_EQUAL_SHARE`.
     """
     limits = limits or Limits()
     # The first and the last of a batch, loud and silent: each picture takes a large graph 165 MB.
@@ -68,7 +72,20 @@ def check_unet(path: Path, network: LipSyncNetwork, key: int, limits: Limits | N
     if difference.max() > limits.max_steps:
         unsettled = max(_unsettled(network, face, audio) for face, audio in samples)
         limits = replace(limits, max_steps=limits.max_steps + int(2 * unsettled))
+    if float((difference == 0).mean()) < limits.equal_share:
+        unequal = np.mean([_unequal_share(path, network, face, audio) for face, audio in samples])
+        granted = max(LEAST_EQUAL_SHARE, limits.equal_share - 2 * float(unequal))
+        limits = replace(limits, equal_share=min(limits.equal_share, granted))
     return judge(path, difference, limits)
+
+
+def _unequal_share(
+    path: Path, network: LipSyncNetwork, face: NDArray[np.uint8], audio: NDArray[np.float32]
+) -> float:
+    """In what share of values the network's own answer, truncated, depends on the precision."""
+    answers = (_frame_by_frame(network, face, audio, dtype) for dtype in (torch.float32, torch.float64))
+    one, other = (truncated(path, answer) for answer in answers)
+    return float((one != other).mean())
 
 
 def _unsettled(network: LipSyncNetwork, face: NDArray[np.uint8], audio: NDArray[np.float32]) -> float:

@@ -104,6 +104,20 @@ def test_a_click_shows_in_the_windows_around_it_and_in_no_others() -> None:
     assert (np.flatnonzero(loud) - 9).tolist() == [16, 17, 18, 19, 20, 21]
 
 
+@pytest.mark.parametrize("frames", [1, 5, 32])
+def test_a_network_of_mel_hears_the_16_mel_frames_from_each_frame_on(frames: int) -> None:
+    pcm = make_noise(pcm_samples(frames))
+    heard = windows.frame_windows(windows.request_windows(pcm), (1, 80, 16))
+    mel = mel_spectrogram(pcm).T
+    starts = [floor(32 * (frame + 10) / 10) for frame in range(frames)]
+    np.testing.assert_array_equal(heard[:, 0], [mel[:, start : start + 16] for start in starts])
+
+
+def test_windows_refuse_a_network_that_hears_something_else() -> None:
+    with pytest.raises(TensorError, match=r"network takes \[32, 16, 16\]"):
+        windows.frame_windows(np.zeros((16, 1, 80, 16), np.float32), (32, 16, 16))
+
+
 def test_network_audio_stacks_each_frames_16_embeddings() -> None:
     embedding = np.random.default_rng(0).standard_normal((25, 512)).astype(np.float32)
     audio = windows.network_audio(embedding, (32, 16, 16))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from compositor_backend.manifest import Manifest
+from export.avatar_cli import stretched_note
 from export.cli import main
 from tests.support.avatar_sources import BOXES, Sources
 
@@ -42,6 +43,31 @@ def test_import_and_check(sources: Sources, capsys: pytest.CaptureFixture[str]) 
     table = capsys.readouterr().out
     for word in ("ann", "pack", "test frame", "network", "audio encoder", "ensembles", "key equal"):
         assert word in table
+
+
+@pytest.mark.parametrize(
+    ("family", "boxes", "said"),
+    [
+        ("328", [(0, 0, 40, 40), (0, 0, 40, 42)], ""),
+        ("328", [(0, 0, 40, 40), (0, 0, 40, 50)], "1 of 2 face boxes are not square, by up to 25%"),
+        ("wav2lip-96", [(0, 0, 40, 50)], ""),
+    ],
+)
+def test_boxes_that_a_network_sees_stretched_are_spoken_of(
+    family: str, boxes: list[tuple[int, int, int, int]], said: str
+) -> None:
+    note = stretched_note(family, boxes)
+    assert note.startswith(said)
+    assert bool(note) == bool(said)
+
+
+def test_avatars_share_a_network_by_the_name_that_is_given(
+    sources: Sources, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(sources, "--network-name", "studio")) == 0
+    assert Manifest.load(sources.avatars / "avatar_ann").network == "lipsync_studio"
+    assert main([*arguments(sources, "--replace", "--network-name", "Ö")]) == 1
+    assert "the network's name is 'Ö'" in capsys.readouterr().err
 
 
 def test_a_broken_avatar_is_exit_code_1(sources: Sources, capsys: pytest.CaptureFixture[str]) -> None:
