@@ -15,12 +15,13 @@ Measured = NDArray[np.float64]
 _Floats = NDArray[np.float64]
 
 PLACE_SIGMA_FRAMES = 3.0
-SIZE_SIGMA_FRAMES = 6.0
+SIZE_SIGMA_FRAMES = 12.0
 """Widths of the smoothing, at 25 frames a second. A nod of 1 Hz and 20 px is followed to 1 px; sizes vary less."""
 JUMP = 0.25
 """A face that moves by this share of its size in one frame, or grows by it, did not move: the picture was cut."""
-HOLD_PX = 0.75
-"""A whole number stays as long as it is this near: rounding alone flickers between two neighbours."""
+HOLD_PX = 1.0
+"""A whole number stays as long as it is this near: rounding alone flickers between neighbours, and where
+place and size change at once a side moves by 2."""
 _REACH_SIGMAS = 3
 
 

@@ -86,6 +86,7 @@ class MediaPipeFinder:
 
     def find(self, frame: Pixels) -> Faces:
         """The faces in the next frame, uint8 [H, W, 3] RGB."""
+        frame = np.ascontiguousarray(frame)
         with _silence():
             detections = self._detector.process(frame).detections or []
             if len(detections) != 1:
