@@ -16,6 +16,7 @@ from export.atomic import replacing
 from export.checkpoints import load_encoder, load_network
 from export.graphs import LipSyncNetwork, ServedEncoder, ServedNetwork
 from export.limits import Limits, Parity
+from export.memory import give_back
 from export.networks.audio_encoder import AudioEncoder
 from export.parity import check_encoder, check_unet
 
@@ -52,7 +53,9 @@ def write_unet(network: LipSyncNetwork, sha256: str, out: Path, limits: Limits |
     key = contract.avatar_key(sha256)
     with replacing(out) as draft:
         _save(_trace(ServedNetwork(network, sha256), sample, wanted), about, draft)
-        return check_unet(draft, network, key, limits)
+        parity = check_unet(draft, network, key, limits)
+    give_back()
+    return parity
 
 
 def write_encoder(encoder: AudioEncoder, sha256: str, out: Path, limits: Limits | None = None) -> Parity:
