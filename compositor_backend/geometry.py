@@ -18,7 +18,7 @@ Box: TypeAlias = tuple[int, int, int, int]
 _Picture = TypeVar("_Picture")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity: it is a key of what is looked up for every frame
 class Family:
     """What sets a family of networks apart in pictures: how a face becomes its input, and its output a face again.
 
