@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from export.errors import ExportError
 from export.limits import sample_inputs
-from export.served_graph import open_session, run
+from export.served_graph import open_bytes, open_session, run
 
 Inputs = dict[str, NDArray[Any]]
 """Tensors by name: FACE uint8 [B,3,S,S], AUDIO float32 [B,…]."""
@@ -114,6 +115,14 @@ def psnr_db(mean_squared_error: float) -> float:
 
 def run_graph(path: Path) -> Run:
     """What runs the ONNX graph in the file on the CPU."""
-    session = open_session(path)
+    return _runner(path, open_session(path))
+
+
+def run_bytes(name: Path, model: bytes) -> Run:
+    """The same of a graph in memory, called `name`."""
+    return _runner(name, open_bytes(name, model))
+
+
+def _runner(name: Path, session: onnxruntime.InferenceSession) -> Run:
     names = [tensor.name for tensor in session.get_outputs()]
-    return lambda inputs: dict(zip(names, run(path, session, names, inputs), strict=True))
+    return lambda inputs: dict(zip(names, run(name, session, names, inputs), strict=True))

@@ -16,7 +16,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.atomic import replacing
 from export.errors import ExportError
-from export.picture_parity import PictureLimits, PictureParity, compare, run_graph, trial_inputs, worse
+from export.picture_parity import (
+    PictureLimits,
+    PictureParity,
+    Run,
+    compare,
+    run_bytes,
+    run_graph,
+    trial_inputs,
+    worse,
+)
 from export.served_graph import ServedNetwork, inspect_network, open_bytes, run
 
 PRECISIONS = ("fp32", "fp16")
@@ -57,19 +66,33 @@ def halve(
     if not any(_between(model.graph)):
         raise ExportError(f"{name} has no convolution; there is nothing to compute in fp16")
     check_range(name, model, network)
-    rounded = compare_rounded(name, model, source, network, limits)
+    judge = _Judge(f"{name} in fp16", source, network, limits)
+    rounded = judge.compare(run_bytes(name, rounded_model(model).SerializeToString()))
     halved = half_model(model)
     with replacing(out) as draft:
         onnx.save(halved, str(draft))
-        return worse(rounded, compare_graphs(f"{name} in fp16", draft, source, network, limits))
+        return worse(rounded, judge.compare(run_graph(draft)))
 
 
-def compare_graphs(
-    what: str, candidate: Path, reference: Path, network: ServedNetwork, limits: PictureLimits
-) -> PictureParity:
-    """Compare two graphs of the same network on the CPU; `ExportError` about `what` if they are too far apart."""
-    inputs = trial_inputs(network_px(network), network.audio_shape, TRIAL_BATCHES)
-    return compare(what, run_graph(candidate), run_graph(reference), inputs, limits)
+class _Judge:
+    """Compares graphs with the float32 graph in `source`, which is run once only."""
+
+    def __init__(self, what: str, source: Path, network: ServedNetwork, limits: PictureLimits) -> None:
+        self._what = what
+        self._limits = limits
+        self._inputs = list(trial_inputs(network_px(network), network.audio_shape, TRIAL_BATCHES))
+        reference = run_graph(source)
+        self._answers = {len(given["FACE"]): reference(given) for given in self._inputs}
+
+    def compare(self, candidate: Run) -> PictureParity:
+        """The parity of a graph; `ExportError` if it is too far off."""
+        return compare(
+            self._what,
+            candidate,
+            lambda given: self._answers[len(given["FACE"])],
+            iter(self._inputs),
+            self._limits,
+        )
 
 
 def rounded_model(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -119,22 +142,6 @@ def _float_tensors(model: onnx.ModelProto) -> set[str]:
 def network_px(network: ServedNetwork) -> int:
     """The side of FACE."""
     return network.named("network").network_px
-
-
-def compare_rounded(
-    name: Path, model: onnx.ModelProto, source: Path, network: ServedNetwork, limits: PictureLimits
-) -> PictureParity:
-    """Compare what float16 would draw (`rounded_model`) with `source`; `ExportError` if it is too far off."""
-    session = open_bytes(name, rounded_model(model).SerializeToString())
-    names = [tensor.name for tensor in session.get_outputs()]
-    inputs = trial_inputs(network_px(network), network.audio_shape, TRIAL_BATCHES)
-    return compare(
-        f"{name} in fp16",
-        lambda given: dict(zip(names, run(name, session, names, given), strict=True)),
-        run_graph(source),
-        inputs,
-        limits,
-    )
 
 
 def half_model(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -59,6 +59,8 @@ def test_help_needs_no_torch() -> None:
         "encoder",
         "avatar",
         "check",
+        "engine",
+        "engines",
         "demo-avatar",
         "demo-train",
         "demo-eval",
