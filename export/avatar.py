@@ -284,7 +284,10 @@ def _network_graph(source: NetworkSource, out: Path) -> None:
     if _existing(source.path).suffix.lower() != ".onnx":
         from export.onnx_export import export_unet
 
-        export_unet(source.path, source.family, source.audio, out)
+        try:
+            export_unet(source.path, source.family, source.audio, out)
+        except ExportError as error:
+            raise ExportError(str(error).replace(str(out), f"the graph of {source.path}")) from error
     elif contract.FACE.name in input_names(open_session(source.path)):
         shutil.copyfile(source.path, out)
     else:
