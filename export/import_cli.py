@@ -60,7 +60,9 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", type=Path, metavar="P|F", help="the audio encoder's .pth or .onnx file")
     parser.add_argument("--encoder-name", metavar="NAME", help="its short name (default: from its checksum)")
     parser.add_argument(
-        "--network-name", metavar="NAME", help="share the network as lipsync_NAME (default: only Wav2Lip networks)"
+        "--network-name",
+        metavar="NAME",
+        help="share the network as lipsync_NAME (default: only Wav2Lip networks)",
     )
     parser.add_argument("--audio", choices=AUDIO_MODES, help="only where neither weights nor folder tell")
     parser.add_argument("--family", metavar="F", help="the network's, to be compared with the weights")
