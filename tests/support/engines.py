@@ -7,28 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import onnx
 import onnxruntime
-import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
 
 from compositor_backend.contract import Model
 from export.avatar import NetworkSource, build_avatar
 from export.engine_record import Platform
 from export.engine_settings import Batches
 from export.frames import open_frames
-from export.networks.unet import LipSyncUNet
-from export.networks.wav2lip import Wav2Lip
 from export.picture_parity import Inputs, Outputs
 from tests.support.avatar_sources import BOXES, KEY, Sources
-from tests.support.networks import random_unet, random_wav2lip, spread
 
-Network = TypeVar("Network", LipSyncUNet, Wav2Lip)
-NARROW = (4, 4, 8, 8, 16)
 SIDE_PX = 160
 AUDIO = (16, 32, 32)
 GPU = Platform("Some GPU", "9.0", "10.5.0")
@@ -91,29 +83,6 @@ def write_avatars(folder: Path, *ids: str) -> Path:
         settings = sources.settings(avatar_id, encoder=None, network=NetworkSource(sources.network))
         build_avatar(settings, open_frames(sources.frames), BOXES[:1])
     return sources.avatars
-
-
-def even_unet(family: str = "160", audio: str = "hubert", seed: int = 0) -> LipSyncUNet:
-    """A narrow U-Net none of whose batch norms blows faint channels up, as those of trained ones do not.
-
-    With norms that do, a random network draws another picture in float16: rounding is blown up as well.
-    """
-    return _evened(random_unet(family, audio, NARROW, seed))
-
-
-def even_wav2lip() -> Wav2Lip:
-    """A Wav2Lip network of the same kind."""
-    return _evened(random_wav2lip())
-
-
-def _evened(network: Network) -> Network:
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                assert module.running_var is not None
-                module.running_var.clamp_(min=float(module.running_var.mean()))
-    spread(network)
-    return network
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from export.served_graph import inspect_network
 from server.onnxruntime_backend.config import parse_model_config
 from server.onnxruntime_backend.providers import CUDA, Device
 from server.onnxruntime_backend.session import create_session
-from tests.support.engines import even_unet, write_avatars
+from tests.support.engines import write_avatars
+from tests.support.networks import even_unet
 
 BATCHES = Batches(1, 25, 32)
 

@@ -71,7 +71,7 @@ def both(root: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "spelling", ["cache/{0}{1}", "./cache/../cache/{0}{1}", "{root}/cache/{0}{1}", "cache/{0}{1}/"]
+    "spelling", ["cache/{name}", "./cache/../cache/{name}", "{root}/cache/{name}", "cache/{name}/"]
 )
 def test_one_folder_for_two_is_found_however_it_is_spelt(tmp_path: Path, spelling: str) -> None:
     keys = both(tmp_path)

@@ -14,7 +14,8 @@ from export.errors import ExportError
 from export.onnx_export import write_unet
 from export.picture_parity import trial_inputs
 from export.precision import half_model
-from tests.support.engines import AUDIO, SIDE_PX, convolving_graph, even_unet
+from tests.support.engines import AUDIO, SIDE_PX, convolving_graph
+from tests.support.networks import even_unet
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from export.parity import unet_reference
 from export.picture_parity import PictureLimits
 from export.precision import LIMITS, PRECISION_KEY, halve, precision_of, rounded_model
 from tests.support.avatar_sources import network_graph
-from tests.support.engines import AUDIO, NARROW, SIDE_PX, convolving_graph, even_unet, even_wav2lip
-from tests.support.networks import random_unet
+from tests.support.engines import AUDIO, SIDE_PX, convolving_graph
+from tests.support.networks import NARROW, even_unet, even_wav2lip, random_unet
 
 MODES = [
     ("328", "ave"),
