@@ -208,7 +208,9 @@ def test_a_folder_and_a_family_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is no file"):
         read_checkpoint(tmp_path)
     path = save(random_unet().state_dict(), tmp_path / "u.pth")
-    with pytest.raises(ExportError, match=r"500 is no network family; one of 328, 160, wav2lip-96, .* is wanted"):
+    with pytest.raises(
+        ExportError, match=r"500 is no network family; one of 328, 160, wav2lip-96, .* is wanted"
+    ):
         load_unet(path, "500", "ave")
 
 
