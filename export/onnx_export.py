@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from compositor_backend import contract
 from export.atomic import replacing
 from export.checkpoints import load_encoder, load_network
+from export.graph_file import save_graph
 from export.graphs import LipSyncNetwork, ServedEncoder, ServedNetwork
 from export.limits import Limits, Parity
 from export.memory import give_back
@@ -35,6 +35,7 @@ def export_unet(
     network, source = load_network(checkpoint, family, audio)
     sha256 = source.sha256
     del source  # and with it the weights as they were read, of which the network has its own
+    give_back()
     return write_unet(network, sha256, out, limits)
 
 
@@ -52,7 +53,8 @@ def write_unet(network: LipSyncNetwork, sha256: str, out: Path, limits: Limits |
     about = {"family": network.family.name, "audio": network.mode.name, "checkpoint_sha256": sha256}
     key = contract.avatar_key(sha256)
     with replacing(out) as draft:
-        _save(_trace(ServedNetwork(network, sha256), sample, wanted), about, draft)
+        _trace(ServedNetwork(network, sha256), sample, wanted, draft)
+        _finish(draft, wanted, about)
         parity = check_unet(draft, network, key, limits)
     give_back()
     return parity
@@ -63,38 +65,41 @@ def write_encoder(encoder: AudioEncoder, sha256: str, out: Path, limits: Limits 
     sample = (torch.zeros(2, 1, contract.MEL_BANDS, contract.MEL_FRAMES_PER_WINDOW),)
     wanted = contract.audio_encoder_model("encoder")
     with replacing(out) as draft:
-        _save(_trace(ServedEncoder(encoder), sample, wanted), {"checkpoint_sha256": sha256}, draft)
+        _trace(ServedEncoder(encoder), sample, wanted, draft)
+        _finish(draft, wanted, {"checkpoint_sha256": sha256})
         return check_encoder(draft, encoder, limits)
 
 
-def _trace(module: nn.Module, sample: tuple[Tensor, ...], wanted: contract.Model) -> onnx.ModelProto:
+def _trace(module: nn.Module, sample: tuple[Tensor, ...], wanted: contract.Model, path: Path) -> None:
     """Trace a module whose arguments and results are the inputs and outputs of `wanted`, in that order."""
     inputs, outputs = ([tensor.name for tensor in tensors] for tensors in (wanted.inputs, wanted.outputs))
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with warnings.catch_warnings():
         # The exporter that traces is announced as deprecated; the newer one needs a package of its own.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             # With gradients the exporter keeps every map of the network, half a gigabyte of the largest.
             module.eval().requires_grad_(False),
             sample,
-            str(file := Path(folder) / "traced.onnx"),
+            str(path),
             input_names=inputs,
             output_names=outputs,
             dynamic_axes={name: {0: "batch"} for name in (*inputs, *outputs)},
             opset_version=OPSET,
             dynamo=False,
         )
-        model = onnx.load(str(file))
+
+
+def _finish(path: Path, wanted: contract.Model, about: Mapping[str, str]) -> None:
+    """Give a traced graph the dimensions of `wanted` and its properties ``lipstream.…``, and check it."""
+    give_back()  # what tracing took
+    model = onnx.load(str(path))
     model.ir_version = IR_VERSION
     for output, tensor in zip(model.graph.output, wanted.outputs, strict=True):
         # Triton's C++ backend compares dimensions to the letter, and the exporter leaves some of them open.
         element = output.type.tensor_type.elem_type
         shape: list[str | int] = ["batch", *tensor.shape[1:]]
         output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, element, shape))
-    return model
-
-
-def _save(model: onnx.ModelProto, about: Mapping[str, str], path: Path) -> None:
     onnx.helper.set_model_props(model, {f"lipstream.{key}": value for key, value in about.items()})
-    onnx.checker.check_model(model)
-    onnx.save(model, str(path))
+    save_graph(model, path)
+    del model  # the checker makes copies of its own
+    onnx.checker.check_model(str(path))

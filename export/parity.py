@@ -5,18 +5,21 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from export.errors import ExportError
 from export.graphs import LipSyncNetwork
 from export.limits import BATCHES, SEED, Limits, Parity, judge, sample_inputs, truncated
+from export.memory import give_back
 from export.networks.audio_encoder import AudioEncoder
 from export.served_graph import open_session
 
+_Network = TypeVar("_Network", bound=nn.Module)
 LEAST_EQUAL_SHARE = 0.99
 """Of values, however little of a network float32 settles: a graph that rounds where it should truncate has a half."""
 
@@ -37,7 +40,7 @@ def unet_reference(
     reference = torch.from_numpy(np.ascontiguousarray(face[:, ::-1])).to(dtype) / 255
     masked = reference.clone()
     masked[:, :, y1:y2, x1:x2] = 0
-    exact = copy.deepcopy(network).eval().to(dtype)
+    exact = _in_precision(network, dtype)
     with torch.inference_mode():
         drawn = exact(torch.cat(family.in_order(reference, masked), dim=1), torch.from_numpy(audio).to(dtype))
     rgb: NDArray[np.floating[Any]] = (drawn * 255).flip(1).permute(0, 2, 3, 1).numpy()
@@ -60,6 +63,7 @@ def check_unet(path: Path, network: LipSyncNetwork, key: int, limits: Limits | N
     ]
     # The network before the graph, so that what either takes is given back before the other comes.
     references = [truncated(path, _frame_by_frame(network, face, audio)) for face, audio in samples]
+    give_back()
     session = open_session(path)
     differences = []
     for (face, audio), reference in zip(samples, references, strict=True):
@@ -135,7 +139,14 @@ def check_encoder(path: Path, encoder: AudioEncoder, limits: Limits | None = Non
 
 
 def _embed(encoder: AudioEncoder, mel: NDArray[np.float32], dtype: torch.dtype) -> NDArray[np.floating[Any]]:
-    exact = copy.deepcopy(encoder).eval().to(dtype)
+    exact = _in_precision(encoder, dtype)
     with torch.inference_mode():
         embedding: NDArray[np.floating[Any]] = exact(torch.from_numpy(mel).to(dtype)).numpy()
     return embedding
+
+
+def _in_precision(network: _Network, dtype: torch.dtype) -> _Network:
+    """The network itself if it computes in `dtype`, else a copy that does."""
+    if all(tensor.dtype in (dtype, torch.int64) for tensor in network.state_dict().values()):
+        return network.eval()
+    return copy.deepcopy(network).eval().to(dtype)

@@ -20,6 +20,7 @@ from compositor_backend.geometry import FAMILIES, Family
 from compositor_backend.pack import file_sha256
 from export.atomic import replacing
 from export.errors import ExportError
+from export.graph_file import save_graph
 from export.limits import Limits, Parity, judge, sample_inputs, truncated
 from export.networks.families import visible
 from export.onnx_guard import refuse_foreign_files
@@ -59,7 +60,8 @@ def wrap_unet(source: Path, out: Path, limits: Limits | None = None) -> Parity:
     _open_batch(model)
     _wrap(*_out_of_the_way(model, wild), contract.avatar_key(file_sha256(source)))
     with replacing(out) as draft:
-        onnx.save(model, str(draft))
+        save_graph(model, draft)
+        del model
         return _compare(source, draft, wild, limits or Limits())
 
 
