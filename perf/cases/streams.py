@@ -87,7 +87,7 @@ class _Subject:
     async def measured(self) -> Measured:
         async with LipstreamClient(self.url) as client:
             self.bench.tell(f"{self.label}: warming up")
-            for _ in range(2):
+            for _ in range(1 if self.bench.quick else 2):
                 warm = await saturate(client, self.avatar, self.pcm, 2, WARM_UP_FRAMES)
             first = await self._first_frames(client)
             # Two requests for each of the most clients, at least.
