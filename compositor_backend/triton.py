@@ -18,6 +18,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from compositor_backend.errors import RequestError
+from compositor_backend.memory import Rest
 from compositor_backend.settings import Settings, read_settings
 
 Tensors = dict[str, NDArray[Any]]
@@ -27,6 +28,9 @@ Handler = Callable[[Tensors], Mapping[str, NDArray[Any]]]
 BYTES tensors are object arrays of `bytes`. Optional inputs that did not come are absent.
 Inputs are views of Triton's memory: not to be written to, nor kept.
 """
+
+
+_REST = Rest()
 
 
 def model_settings(args: Mapping[str, str]) -> Settings:
@@ -42,7 +46,9 @@ def serve(requests: Iterable[Any], handle: Handler) -> list[Any]:
     A `RequestError` is answered with its text, as an invalid argument. Anything else is the server's fault:
     it goes to the log whole, under an id, and the caller gets the id.
     """
-    return [_respond(request, handle) for request in requests]
+    responses = [_respond(request, handle) for request in requests]
+    _REST.worked()
+    return responses
 
 
 def _respond(request: Any, handle: Handler) -> Any:

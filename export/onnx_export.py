@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from compositor_backend import contract
+from compositor_backend.memory import give_back
 from export.atomic import replacing
 from export.checkpoints import load_encoder, load_network
 from export.graph_file import save_graph
 from export.graphs import LipSyncNetwork, ServedEncoder, ServedNetwork
 from export.limits import Limits, Parity
-from export.memory import give_back
 from export.networks.audio_encoder import AudioEncoder
 from export.parity import check_encoder, check_unet
 

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from compositor_backend.memory import give_back
 from export.errors import ExportError
 from export.graphs import LipSyncNetwork
 from export.limits import BATCHES, SEED, Limits, Parity, judge, sample_inputs, truncated
-from export.memory import give_back
 from export.networks.audio_encoder import AudioEncoder
 from export.served_graph import open_session
 

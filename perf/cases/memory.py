@@ -24,6 +24,7 @@ from compositor_backend.contract import (
     avatar_ensemble_name,
 )
 from compositor_backend.errors import LipstreamError
+from compositor_backend.memory import REST_S
 from export.demo.avatar import DEMO_ID
 from export.model_configs import EMBEDDED_CONFIG, PRODUCTION_CONFIG, read_config
 from perf.bench import Bench
@@ -43,21 +44,23 @@ CLIENTS = 8
 BATCH = 25
 INSTANCES = (1, 2, 8)
 TOUCHED_WITHIN_S = 120
+SETTLED_WITHIN_S = 1.0
 MB = 1e6
 PACK, SHARED, NETWORKS = "avatars' packs", "shared memory", "networks"
 TRITON = "tritonserver"
 TEXT = """\
-Proportional set size of all of the server's processes after real requests: a page that n of them share counts as 1/n
-for each. *By compositors*: an avatar with the null network and {frames} frames of 1280x720, of which {clients} clients
-want every frame, {batch} a request, until each compositor instance has mapped the pack and answered. The figure is the
-largest growth for each instance added, of all processes but Triton's own: with the same instances, the heap of that one
-was up to 70 MB larger in one run than in the next. *By avatars*: copies of the demo's avatar with files and a
-half-width network of their own, loaded one after another, each speaking every template frame.
+Proportional set size of all of the server's processes after real requests, once they rest and have given freed memory
+back (`compositor_backend.memory`): a page that n of them share counts as 1/n for each. *By compositors*: an avatar with
+the null network and {frames} frames of 1280x720, of which {clients} clients want every frame, {batch} a request, until
+each compositor instance has mapped the pack and answered. The figure is the largest growth for each instance added, of
+all processes but Triton's own: with the same instances, the heap of that one was up to 70 MB larger in one run than in
+the next. *By avatars*: copies of the demo's avatar with files and a half-width network of their own, loaded one after
+another, each speaking every template frame.
 
 *Avatars' packs* are pages of mapped files, which the system takes back at need. *Shared memory* is what the Python
 backend keeps in `/dev/shm` to hand tensors over, a region for each instance: it begins with 1 MB and does not shrink,
 so that after 25 mouths in and 25 JPEGs out a compositor's is 9 MB. A compositor's own memory is Python and numpy
-(22 MB), the copy that the backend makes of a request's mouths (8 MB), the frames under way, and holes between them.
+(22 MB) and, while it works, the copy that the backend makes of a request's mouths (8 MB), frames under way, and holes.
 """
 
 
@@ -86,13 +89,21 @@ def measure(bench: Bench) -> Section:
     """Figures ``memory.…``."""
     frames = QUICK_FRAMES if bench.quick else PACK_FRAMES
     pack = bench.null_pack("1280x720", frames)
-    by_instances = {
+    readings = {
         n: _with_compositors(bench, pack.name.removeprefix(AVATAR_PREFIX), frames, n) for n in INSTANCES
     }
+    busy, by_instances = ({n: pair[at_rest] for n, pair in readings.items()} for at_rest in (0, 1))
     by_avatars = _with_avatars(bench, 2 if bench.quick else 4)
     figures = (
         *_pack_figures(pack, frames),
         *_instance_figures(by_instances),
+        Figure(
+            "memory.compositor_instance_busy_mb",
+            "the same just after work",
+            max(_growth(busy).values()),
+            "MB",
+            "less",
+        ),
         *_avatar_figures(by_avatars),
     )
     plots = (
@@ -104,12 +115,14 @@ def measure(bench: Bench) -> Section:
 
 
 # --- by compositors ---
-def _with_compositors(bench: Bench, avatar: str, frames: int, instances: int) -> Reading:
+def _with_compositors(bench: Bench, avatar: str, frames: int, instances: int) -> tuple[Reading, Reading]:
+    """Just after work, and at rest."""
     bench.tell(f"memory with {instances} compositors")
     models = model_repository(bench.work / "memory" / f"compositors_{instances}", instances)
     with bench.serving(bench.work_avatars, [avatar], [models]) as server:
         asyncio.run(_touch(server, avatar, frames, instances))
-        return read(server, [bench.work_avatars])
+        busy = read(server, [bench.work_avatars])
+        return busy, _at_rest(server, [bench.work_avatars])
 
 
 def model_repository(folder: Path, compositors: int) -> Path:
@@ -182,13 +195,13 @@ def _with_avatars(bench: Bench, most: int) -> list[Reading]:
 async def _load_one_by_one(
     bench: Bench, server: TritonServer, avatars: Path, names: Sequence[str]
 ) -> list[Reading]:
-    readings = [read(server, [avatars])]
+    readings = [_at_rest(server, [avatars])]
     async with LipstreamClient(server.grpc_url) as client:
         for name in names:
             bench.tell(f"memory: {name} speaks")
             await client.load(name)
             await _speak(client, name, _speech(_frames(avatars, name)))
-            readings.append(read(server, [avatars]))
+            readings.append(_at_rest(server, [avatars]))
     return readings
 
 
@@ -209,6 +222,12 @@ def read(server: TritonServer, avatars: Sequence[Path]) -> Reading:
     return Reading(parts)
 
 
+def _at_rest(server: TritonServer, avatars: Sequence[Path]) -> Reading:
+    """The same once the processes have had the time to give freed memory back."""
+    time.sleep(REST_S + SETTLED_WITHIN_S)
+    return read(server, avatars)
+
+
 def _part(role: str, mapping: str, avatars: tuple[str, ...]) -> str:
     if mapping.startswith(avatars) and mapping.endswith(".npy"):
         return PACK
@@ -227,10 +246,7 @@ def _pack_figures(pack: Path, frames: int) -> list[Figure]:
 
 
 def _instance_figures(found: Mapping[int, Reading]) -> list[Figure]:
-    growth = {
-        (few, many): (found[many].steady - found[few].steady) / (many - few) / MB
-        for few, many in itertools.pairwise(sorted(found))
-    }
+    growth = _growth(found)
     figures = [
         Figure(
             f"memory.compositors_{n}_mb", f"all processes, {n} compositors", reading.total / MB, "MB", "less"
@@ -243,8 +259,18 @@ def _instance_figures(found: Mapping[int, Reading]) -> list[Figure]:
     worst = max(growth.values())
     return [
         *figures,
-        Figure("memory.compositor_instance_mb", "another compositor adds at most", worst, "MB", "less"),
+        Figure(
+            "memory.compositor_instance_mb", "another compositor adds at most, at rest", worst, "MB", "less"
+        ),
     ]
+
+
+def _growth(found: Mapping[int, Reading]) -> dict[tuple[int, int], float]:
+    """MB that each compositor adds, from fewer of them to more."""
+    return {
+        (few, many): (found[many].steady - found[few].steady) / (many - few) / MB
+        for few, many in itertools.pairwise(sorted(found))
+    }
 
 
 def _avatar_figures(found: Sequence[Reading]) -> list[Figure]:

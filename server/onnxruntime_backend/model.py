@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from compositor_backend.memory import Rest
 from server.onnxruntime_backend.batching import Answer, Batcher, Request
 from server.onnxruntime_backend.config import ModelConfig, parse_model_config
 from server.onnxruntime_backend.graph import check_graph, read_graph
@@ -26,6 +27,7 @@ class OnnxModel:
         rows = rows_at_a_time(config, device, choose_threads(config, device, usable_cpus()).intra_op)
         runner = PieceRunner(self._session, config, rows)
         self._batcher = Batcher(config.name, runner, batched=config.batched, errors=ORT_ERRORS)
+        self._rest = Rest()
 
     @classmethod
     def from_triton(cls, args: Mapping[str, str]) -> OnnxModel:
@@ -42,4 +44,6 @@ class OnnxModel:
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer for each request, in order."""
-        return self._batcher.answer(requests)
+        answers = self._batcher.answer(requests)
+        self._rest.worked()
+        return answers
