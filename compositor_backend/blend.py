@@ -10,7 +10,6 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from compositor_backend.geometry import Family
 from compositor_backend.native import Plan, Side, column_side, load_kernel
@@ -81,10 +80,12 @@ def resize_mouth(mouth: Pixels, paste: Paste, by: str = "bicubic") -> Pixels:
     which Pillow takes as they lie in memory when they are called pixels of four bytes. So where the mouth shrinks,
     fewer rows are left to be turned into Pillow's own form of RGB.
     """
+    from PIL import Image  # here, since a compositor that has the kernel does without it and its 1.5 MB
+
     rows, row_bytes = len(mouth), mouth[0].size
     height, width = paste.rows.stop - paste.rows.start, paste.columns.stop - paste.columns.start
     x1, y1, x2, y2 = paste.source
-    way = FILTERS[by].pillow
+    way = Image.Resampling[FILTERS[by].pillow]
     words = Image.frombuffer("RGBX", (row_bytes // 4, rows), np.ascontiguousarray(mouth), "raw", "RGBX", 0, 1)
     low = words.resize((row_bytes // 4, height), way, (0, y1, row_bytes // 4, y2))
     picture = Image.frombuffer("RGB", (row_bytes // 3, height), low.tobytes(), "raw", "RGB", 0, 1)
@@ -103,10 +104,12 @@ def crop_face(face: Pixels, family: Family) -> Pixels:
 
 def resize(image: Pixels, width: int, height: int, by: str = "bicubic") -> Pixels:
     """`image` resized by Pillow's filter of that name (antialiased where it shrinks); read-only."""
+    from PIL import Image
+
     rows, columns = image.shape[:2]
     pixels = np.ascontiguousarray(image)
     picture = Image.frombuffer("RGB", (columns, rows), pixels, "raw", "RGB", 0, 1)
-    resized = picture.resize((width, height), FILTERS[by].pillow)
+    resized = picture.resize((width, height), Image.Resampling[FILTERS[by].pillow])
     return np.frombuffer(resized.tobytes(), np.uint8).reshape(height, width, 3)
 
 
@@ -151,12 +154,12 @@ class Filter:
 
     weight: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     support: int
-    pillow: Image.Resampling
+    pillow: str
 
 
 FILTERS = {
-    "bicubic": Filter(_bicubic, 2, Image.Resampling.BICUBIC),
-    "bilinear": Filter(_bilinear, 1, Image.Resampling.BILINEAR),
+    "bicubic": Filter(_bicubic, 2, "BICUBIC"),
+    "bilinear": Filter(_bilinear, 1, "BILINEAR"),
 }
 """By the name in the table of families."""
 SAMPLED = "sampled"

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -233,3 +236,9 @@ def test_a_blend_writes_into_a_part_of_a_larger_image(name: str) -> None:
     np.testing.assert_array_equal(image[20:30, 30:50], face[10:20, 10:30])
     image[10:40, 20:60] = before[10:40, 20:60]
     np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.skipif(load_kernel() is None, reason="no compiler has built the kernel")
+def test_a_compositor_with_the_kernel_does_without_pillow() -> None:
+    code = "import sys, compositor_backend.compositor; sys.exit('PIL' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
