@@ -39,7 +39,7 @@ class Bench:
     @property
     def span_s(self) -> float:
         """How long a scenario with a server is measured, burn-in aside."""
-        return 2.0 if self.quick else 10.0
+        return 2.0 if self.quick else 8.0
 
     @property
     def burn_in_s(self) -> float:

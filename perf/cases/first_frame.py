@@ -60,7 +60,7 @@ def measure(bench: Bench) -> Section:
     pcm = read_audio(SPEECH).pcm()[: CHUNK_GRID_FRAMES * SAMPLES_PER_FRAME]
     found: dict[str, list[FirstFrame]] = {ALONE: [], SECOND: [], COLD: []}
     left: list[float] = []
-    for number in range(1 if bench.quick else 7):
+    for number in range(1 if bench.quick else 5):
         for scenario in found:
             bench.tell(f"first frame, {scenario}, round {number + 1}")
             cold = files if scenario == COLD else ()
