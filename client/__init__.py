@@ -2,10 +2,11 @@
 
 from client._client import AvatarState, LipstreamClient
 from client._memory import MemoryTransport
+from client._pool_figures import PoolFigures
 from client._report import SpeakReport, StepTimes, speak_to_sinks, step_times
 from client._requests import Frame
 from client._session import Session
-from client._settings import DEFAULT_URL, Keepalive, RetryPolicy, Timeouts
+from client._settings import DEFAULT_URL, Keepalive, PoolSettings, RetryPolicy, Timeouts
 from client._speech import frame_count
 from client._transport import ModelState, ModelStatistics, Transport
 from client.audio import Recording, paced, read_audio, to_pcm, to_recording
@@ -16,6 +17,7 @@ from client.errors import (
     AvatarNotLoadedError,
     ClientError,
     LipstreamError,
+    PoolFullError,
     RequestCancelledError,
     RequestRefusedError,
     RequestTimeoutError,
@@ -26,6 +28,7 @@ from client.errors import (
     SettingsError,
     SinkError,
 )
+from client.residency import AvatarPool, Lease
 from client.sinks import JpegFolderSink, Mp4Sink, NullSink, Sink
 
 __all__ = [
@@ -34,11 +37,13 @@ __all__ = [
     "AvatarIdError",
     "AvatarNotFoundError",
     "AvatarNotLoadedError",
+    "AvatarPool",
     "AvatarState",
     "ClientError",
     "Frame",
     "JpegFolderSink",
     "Keepalive",
+    "Lease",
     "LipstreamClient",
     "LipstreamError",
     "MemoryTransport",
@@ -46,6 +51,9 @@ __all__ = [
     "ModelStatistics",
     "Mp4Sink",
     "NullSink",
+    "PoolFigures",
+    "PoolFullError",
+    "PoolSettings",
     "Recording",
     "RequestCancelledError",
     "RequestRefusedError",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -30,6 +30,8 @@ from client.errors import (
 from compositor_backend import contract
 
 _log = logging.getLogger(__name__)
+BRINGS_BACK = 10
+"""How often a request's avatar is loaded again: two pools that unload each other's may do so more than once."""
 _SHARED = frozenset(model.name for model in contract.SHARED_MODELS)
 
 
@@ -65,17 +67,22 @@ class LipstreamClient:
         keepalive: Keepalive | None = None,
         transport: Transport | None = None,
         idle_frames: bool = True,
+        bring_back: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         """`url` is ``host:port`` of Triton's gRPC service; `transport` stands in for the connection to it.
 
         With `idle_frames`, chunks in whose window nothing is heard are asked of the server's model of that name:
         the same frames, and no network runs. Where it, or an avatar's idle frames, are missing, the avatar's
         ensemble is asked as for any other chunk.
+
+        `bring_back` is called with the id of an avatar that turns out not to be loaded; when it returns, the request is
+        sent again. Without it that is an `AvatarNotLoadedError`.
         """
         self._timeouts = timeouts or Timeouts()
         self._retry = retry or RetryPolicy()
         self._transport = transport or TritonTransport(url, keepalive or Keepalive())
         self._idle_frames = idle_frames
+        self._bring_back = bring_back
         self._without_idle: set[str] = set()
 
     @property
@@ -191,17 +198,26 @@ class LipstreamClient:
 
     async def _send(self, request: FrameRequest) -> list[Frame]:
         if not self._idle_frames or request.avatar in self._without_idle or not request.silent:
-            return await self._ask(request, request.model, request.inputs())
+            return await self._ask_ensemble(request)
         try:
             return await self._ask(request, contract.IDLE_FRAMES_MODEL.name, request.idle_inputs())
         except (AvatarNotLoadedError, RequestRefusedError) as error:
             refusal = error
         # Where more is wrong than idle frames, this fails as well, and says what.
-        frames = await self._ask(request, request.model, request.inputs())
+        frames = await self._ask_ensemble(request)
         if request.avatar not in self._without_idle:
             self._without_idle.add(request.avatar)
             _log.info("%s is asked for its silent frames by its ensemble: %s", request.avatar, refusal)
         return frames
+
+    async def _ask_ensemble(self, request: FrameRequest) -> list[Frame]:
+        for _ in range(BRINGS_BACK if self._bring_back is not None else 0):
+            try:
+                return await self._ask(request, request.model, request.inputs())
+            except AvatarNotLoadedError:
+                assert self._bring_back is not None
+                await self._bring_back(request.avatar)
+        return await self._ask(request, request.model, request.inputs())
 
     async def _ask(self, request: FrameRequest, model: str, inputs: Tensors) -> list[Frame]:
         answer = await retrying(

@@ -88,6 +88,31 @@ class Keepalive:
 
 
 @dataclass(frozen=True)
+class PoolSettings:
+    """What a pool of avatars may hold, and how long it waits and remembers.
+
+    - `most`: Avatars loaded at a time on each server.
+    - `loads_at_a_time`: Loads under way at a time on each server.
+    - `wait_s`: How long an avatar may wait for a place while all others are in use.
+    - `idle_s`: Seconds after its last lease when an avatar is unloaded though nobody wants its place; None: never.
+    - `failed_s`: How long a load that failed is not tried again.
+    - `failures_kept`: So many of these are remembered.
+    """
+
+    most: int = 16
+    loads_at_a_time: int = 2
+    wait_s: float = 30.0
+    idle_s: float | None = None
+    failed_s: float = 10.0
+    failures_kept: int = 1000
+
+    def __post_init__(self) -> None:
+        _want_from(self, 1, "most", "loads_at_a_time")
+        _want_from(self, 0, "failed_s", "failures_kept")
+        _want_above(self, 0, "wait_s", *([] if self.idle_s is None else ["idle_s"]))
+
+
+@dataclass(frozen=True)
 class StreamOptions:
     """How an utterance is cut into requests.
 

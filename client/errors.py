@@ -13,6 +13,7 @@
             ├── RequestCancelledError    the server, or the closing client, gave the request up
             ├── AvatarNotLoadedError     the server does not serve that avatar now
             ├── AvatarNotFoundError      the server's model repository has no such avatar
+            ├── PoolFullError            no avatar makes room for another in time; worth a try later
             ├── RequestRefusedError      the server says what is wrong with the request, in one sentence
             └── ServerFaultError         a defect on the server's side; its log has the rest
 
@@ -30,6 +31,7 @@ __all__ = [
     "AvatarNotLoadedError",
     "ClientError",
     "LipstreamError",
+    "PoolFullError",
     "RequestCancelledError",
     "RequestRefusedError",
     "RequestTimeoutError",
@@ -95,6 +97,10 @@ class AvatarNotLoadedError(ServerError):
 
 class AvatarNotFoundError(ServerError):
     """The server's model repository has no avatar of that name."""
+
+
+class PoolFullError(ServerError):
+    """All avatars that a pool may hold on the server are in use, and were so for as long as one waits."""
 
 
 class RequestRefusedError(ServerError):

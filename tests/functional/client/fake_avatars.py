@@ -8,6 +8,7 @@ frames of them as `speaker.picture` does. For the avatar `slow`, `ears` makes th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 EARS = """
@@ -126,13 +127,13 @@ ensemble_scheduling {{ step [ {", ".join(steps)} ] }}
 AVATARS = ("demo", "slow")
 
 
-def write_repository(folder: Path) -> Path:
+def write_repository(folder: Path, avatars: Iterable[str] = AVATARS) -> Path:
     """Writes the models; returns the gate's path. The avatar `broken` cannot be loaded."""
     gate = folder / "gate"
     ears = python_model(0, [AVATAR, FRAME_INDEX, PCM], [strings("DIGEST", "-1, 1")])
     _write(folder / "ears", ears, EARS.format(gate=str(gate)))
     lipsync = python_model(32, [strings("DIGEST", "1")], [strings("MOUTH", "1")])
-    for avatar in AVATARS:
+    for avatar in avatars:
         _write(folder / f"lipsync_{avatar}", lipsync, LIPSYNC)
         _write(folder / f"avatar_{avatar}", ensemble(avatar))
     _write(

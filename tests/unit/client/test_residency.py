@@ -1,0 +1,374 @@
+"""Pools of avatars on a server in memory: who is loaded, who leaves, who waits, who is told."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+import numpy as np
+import pytest
+
+from client import (
+    AvatarIdError,
+    AvatarNotFoundError,
+    AvatarPool,
+    Lease,
+    MemoryTransport,
+    PoolFullError,
+    PoolSettings,
+    RetryPolicy,
+    ServerFaultError,
+    ServerUnavailableError,
+    SessionError,
+    SettingsError,
+)
+from tests.unit.client.speaker import FRAME, answer_at_once, frames_of, noise, settle
+
+NAMES = [f"a{number}" for number in range(12)]
+ONCE = RetryPolicy(attempts=1)
+
+
+class Stage(MemoryTransport):
+    """A server that notes loads and unloads, can hold loads up, and fails those it is told to."""
+
+    def __init__(self, names: Iterable[str] = NAMES, url: str = "memory:1") -> None:
+        super().__init__(answer_at_once, models=[f"avatar_{name}" for name in names], url=url)
+        self.loads: list[str] = []
+        self.unloads: list[str] = []
+        self.loaded: set[str] = set()
+        self.most_loaded = 0
+        self.loading = 0
+        self.most_loading = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.empty = asyncio.Event()
+        self.errors: dict[str, Exception] = {}
+
+    async def load(self, model: str, timeout_s: float) -> None:
+        name = model.removeprefix("avatar_")
+        self.loads.append(name)
+        self.loading += 1
+        self.most_loading = max(self.most_loading, self.loading)
+        try:
+            await self.gate.wait()
+            await asyncio.sleep(0)
+            if name in self.errors:
+                raise self.errors[name]
+            await super().load(model, timeout_s)
+        finally:
+            self.loading -= 1
+        self.loaded.add(name)
+        self.most_loaded = max(self.most_loaded, len(self.loaded))
+
+    async def unload(self, model: str, timeout_s: float) -> None:
+        if not model.startswith("avatar_"):
+            return
+        name = model.removeprefix("avatar_")
+        await asyncio.sleep(0)
+        await super().unload(model, timeout_s)
+        self.unloads.append(name)
+        self.loaded.discard(name)
+        if not self.loaded:
+            self.empty.set()
+
+    async def lose(self, name: str) -> None:
+        """As another pool does it."""
+        await MemoryTransport.unload(self, f"avatar_{name}", 1)
+        self.loaded.discard(name)
+
+
+@asynccontextmanager
+async def opened(*stages: Stage, **settings: object) -> AsyncIterator[AvatarPool]:
+    chosen = PoolSettings(**{"most": 2, **settings})  # type: ignore[arg-type]
+    async with AvatarPool(settings=chosen, transports=stages, retry=ONCE) as pool:
+        yield pool
+
+
+async def see(lease: Lease, frames: int = 3) -> None:
+    pcm = noise(frames * FRAME, seed=7)
+    seen = [frame async for frame in lease.client.speak(lease.avatar, pcm)]
+    assert seen == frames_of(pcm, lease.avatar)
+
+
+async def visit(pool: AvatarPool, *avatars: str) -> None:
+    for avatar in avatars:
+        async with pool.lease(avatar) as lease:
+            await see(lease)
+
+
+class TestLeases:
+    async def test_an_avatar_is_loaded_before_its_lease_begins_and_stays_after_it(self) -> None:
+        stage = Stage()
+        async with opened(stage) as pool:
+            await visit(pool, "a0", "a0", "a0")
+            assert stage.loads == ["a0"]
+            assert pool.resident == {"memory:1": ["a0"]}
+            assert (pool.figures.hits, pool.figures.misses, pool.figures.loads) == (2, 1, 1)
+        assert stage.loaded == {"a0"}
+
+    async def test_it_has_given_a_frame_by_then(self) -> None:
+        stage = Stage()
+        async with opened(stage) as pool, pool.lease("a0"):
+            counted = {model.model: model.requests for model in await stage.statistics(1)}
+            assert counted == {"avatar_a0": 1}
+
+    async def test_however_many_want_it_it_is_loaded_once(self) -> None:
+        stage = Stage()
+        async with opened(stage) as pool:
+            await asyncio.gather(*(visit(pool, "a3") for _ in range(30)))
+        assert stage.loads == ["a3"]
+
+    async def test_so_many_are_loaded_at_a_time(self) -> None:
+        stage = Stage()
+        async with opened(stage, most=10, loads_at_a_time=3) as pool:
+            await asyncio.gather(*(visit(pool, name) for name in NAMES[:9]))
+        assert stage.most_loading == 3
+
+    async def test_no_id_no_load(self) -> None:
+        stage = Stage()
+        async with opened(stage) as pool:
+            with pytest.raises(AvatarIdError):
+                await visit(pool, "../etc")
+        assert stage.loads == []
+
+    async def test_who_gives_up_waiting_does_not_end_the_load_of_others(self) -> None:
+        stage = Stage()
+        stage.gate.clear()
+        async with opened(stage) as pool:
+            impatient = asyncio.create_task(visit(pool, "a0"))
+            patient = asyncio.create_task(visit(pool, "a0"))
+            await settle()
+            impatient.cancel()
+            await settle()
+            stage.gate.set()
+            await patient
+        assert impatient.cancelled()
+        assert stage.loads == ["a0"]
+
+
+class TestEviction:
+    async def test_the_least_recently_used_leaves_before_another_comes(self) -> None:
+        stage = Stage()
+        async with opened(stage) as pool:
+            await visit(pool, "a0", "a1", "a0", "a2", "a1")
+        assert stage.loads == ["a0", "a1", "a2", "a1"]
+        assert stage.unloads == ["a1", "a0"]
+        assert stage.most_loaded == 2
+
+    async def test_hits_are_those_of_a_simulated_lru(self) -> None:
+        stage = Stage()
+        chance = random.Random(5)
+        trace = chance.choices(NAMES, [1 / (rank + 1) for rank in range(len(NAMES))], k=600)
+        held: OrderedDict[str, None] = OrderedDict()
+        hits = 0
+        for name in trace:
+            hits += name in held
+            held[name] = None
+            held.move_to_end(name)
+            if len(held) > 4:
+                held.popitem(last=False)
+        async with opened(stage, most=4) as pool:
+            for name in trace:
+                async with pool.lease(name):
+                    pass
+            assert pool.figures.hits == hits
+            assert pool.resident["memory:1"] == list(held)
+
+    async def test_what_is_leased_stays_and_who_waits_gets_the_first_place_that_is_free(self) -> None:
+        stage = Stage()
+        async with opened(stage) as pool, AsyncExitStack() as second:
+            async with pool.lease("a0"):
+                await second.enter_async_context(pool.lease("a1"))
+                waiting = asyncio.create_task(visit(pool, "a2"))
+                await settle()
+                assert (stage.loads, pool.figures.value("waiting")) == (["a0", "a1"], 1)
+            await waiting
+            assert stage.unloads == ["a0"]
+            assert pool.figures.value("waiting") == 0
+
+    async def test_who_comes_back_at_once_does_not_keep_others_waiting_for_ever(self) -> None:
+        stage = Stage()
+        async with opened(stage, most=1) as pool:
+
+            async def linger() -> None:
+                for _ in range(10):
+                    async with pool.lease("a0"):
+                        await settle()
+
+            await asyncio.gather(linger(), visit(pool, "a1"), visit(pool, "a2"))
+        assert stage.loads[:3] == ["a0", "a1", "a2"]
+        assert stage.most_loaded == 1
+
+    async def test_who_waits_too_long_is_told_so(self) -> None:
+        stage = Stage()
+        async with opened(stage, most=1, wait_s=0.01) as pool:
+            async with pool.lease("a0"):
+                with pytest.raises(
+                    PoolFullError, match=r"'a1' waited 0.01 s for a place on memory:1: all 1 avatars"
+                ):
+                    await visit(pool, "a1")
+            await visit(pool, "a1")
+        assert stage.loads == ["a0", "a1"]
+
+    async def test_pinned_avatars_stay_until_unpinned(self) -> None:
+        stage = Stage()
+        async with opened(stage) as pool:
+            await pool.pin("a0")
+            await pool.pin("a0")
+            await visit(pool, "a1", "a2", "a3")
+            assert "a0" in stage.loaded
+            pool.unpin("a0")
+            pool.unpin("a0")
+            await visit(pool, "a4", "a5")
+            assert stage.loaded == {"a4", "a5"}
+
+    async def test_idle_avatars_leave_by_themselves(self) -> None:
+        stage = Stage()
+        async with opened(stage, idle_s=0.01) as pool:
+            await visit(pool, "a0")
+            await asyncio.wait_for(stage.empty.wait(), 20)
+            assert pool.figures.value("evictions_total", why="idle") == 1
+            await visit(pool, "a0")
+        assert stage.loads == ["a0", "a0"]
+
+    async def test_a_lease_stops_the_clock(self) -> None:
+        stage = Stage()
+        async with opened(stage, idle_s=0.01) as pool:
+            await visit(pool, "a0")
+            async with pool.lease("a0") as lease:
+                await asyncio.sleep(0.05)
+                await see(lease)
+        assert stage.loads == ["a0"]
+
+    async def test_a_storm_loses_nothing(self) -> None:
+        """Capacity 2, 6 avatars, 8 visitors, some of whom are torn away."""
+        stage = Stage()
+        chance = random.Random(1)
+        async with opened(stage, wait_s=60) as pool:
+
+            async def wander() -> None:
+                for _ in range(60):
+                    patience_s = 0.002 if chance.random() < 0.2 else None
+                    with suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(visit(pool, chance.choice(NAMES[:6])), patience_s)
+
+            await asyncio.gather(*(wander() for _ in range(8)))
+            await visit(pool, *NAMES)
+            await settle()
+            assert stage.most_loaded <= 2
+            assert set(pool.resident["memory:1"]) == stage.loaded
+
+
+class TestFailures:
+    async def test_a_failed_load_is_told_to_all_and_not_tried_again_for_a_while(self) -> None:
+        stage = Stage()
+        stage.errors["a0"] = ServerFaultError("model.onnx is broken", url="memory:1")
+        async with opened(stage, failed_s=3600) as pool:
+            answers = await asyncio.gather(*(visit(pool, "a0") for _ in range(5)), return_exceptions=True)
+            assert [str(answer) for answer in answers] == ["model.onnx is broken"] * 5
+            with pytest.raises(ServerFaultError, match=r"model\.onnx is broken"):
+                await visit(pool, "a0")
+            assert stage.loads == ["a0"]
+            assert pool.figures.value("load_failures_total") == 1
+            await asyncio.gather(visit(pool, "a1"), visit(pool, "a2"))
+
+    async def test_it_is_tried_again_later(self) -> None:
+        stage = Stage()
+        stage.errors["a0"] = ServerFaultError("no", url="memory:1")
+        async with opened(stage, failed_s=0) as pool:
+            with pytest.raises(ServerFaultError):
+                await visit(pool, "a0")
+            del stage.errors["a0"]
+            await visit(pool, "a0")
+
+    async def test_no_such_avatar(self) -> None:
+        async with opened(Stage()) as pool:
+            with pytest.raises(AvatarNotFoundError):
+                await visit(pool, "nobody")
+
+    async def test_what_another_pool_unloads_comes_back_within_a_lease(self) -> None:
+        stage = Stage()
+        async with opened(stage) as pool, pool.lease("a0") as lease:
+            await stage.lose("a0")
+            await asyncio.gather(*(see(lease, frames=60) for _ in range(4)))
+            assert stage.loads == ["a0", "a0"]
+            assert pool.figures.value("reloads_total") == 1
+
+    async def test_and_if_it_cannot_come_back_the_next_lease_tries_again(self) -> None:
+        stage = Stage()
+        async with opened(stage, failed_s=0) as pool:
+            async with pool.lease("a0") as lease:
+                await stage.lose("a0")
+                stage.errors["a0"] = ServerFaultError("gone", url="memory:1")
+                with pytest.raises(ServerFaultError, match="gone"):
+                    await see(lease)
+                del stage.errors["a0"]
+                await visit(pool, "a0")
+                await see(lease)
+            await visit(pool, "a1", "a2")
+            assert stage.most_loaded <= 2
+
+    async def test_two_pools_on_one_server_lose_nothing(self) -> None:
+        stage = Stage()
+        async with opened(stage, most=1) as one, opened(stage, most=1) as other:
+
+            async def wander(pool: AvatarPool, seed: int) -> None:
+                chance = random.Random(seed)
+                for _ in range(40):
+                    await visit(pool, chance.choice(NAMES[:3]))
+
+            await asyncio.gather(*(wander(pool, seed) for seed, pool in enumerate((one, other, one, other))))
+
+    async def test_closing_ends_what_is_under_way(self) -> None:
+        stage = Stage()
+        stage.gate.clear()
+        async with opened(stage) as pool:
+            waiting = asyncio.create_task(visit(pool, "a0"))
+            await settle()
+        with pytest.raises(SessionError, match="the pool was closed"):
+            await waiting
+
+
+class TestSeveralServers:
+    async def test_avatars_are_spread_and_found_again(self) -> None:
+        stages = [Stage(url=f"memory:{number}") for number in range(3)]
+        async with opened(*stages) as pool, AsyncExitStack() as leases:
+            for name in NAMES[:6]:
+                await leases.enter_async_context(pool.lease(name))
+            assert [len(stage.loaded) for stage in stages] == [2, 2, 2]
+            await visit(pool, *NAMES[:6])
+            assert sum(len(stage.loads) for stage in stages) == 6
+
+    async def test_one_that_does_not_answer_is_passed_over(self) -> None:
+        stages = [Stage(url=f"memory:{number}") for number in range(2)]
+        stages[0].errors = dict.fromkeys(NAMES, ServerUnavailableError("nobody there", url="memory:0"))
+        async with opened(*stages, failed_s=0) as pool:
+            await visit(pool, *NAMES[:4])
+            assert stages[0].loaded == set()
+            stages[1].errors = stages[0].errors
+            with pytest.raises(ServerUnavailableError):
+                await visit(pool, "a9")
+
+
+@pytest.mark.parametrize(
+    ("settings", "wrong"),
+    [
+        ({"most": 0}, "most"),
+        ({"loads_at_a_time": 0}, "loads_at_a_time"),
+        ({"idle_s": 0}, "idle_s"),
+        ({"wait_s": 0}, "wait_s"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, int], wrong: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{wrong} is 0"):
+        PoolSettings(**settings)
+
+
+def test_warm_up_is_no_silence() -> None:
+    from client.residency import _HUM
+
+    assert len(_HUM) == FRAME
+    assert np.abs(_HUM).min() > 0
