@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from compositor_backend.geometry import FAMILIES, Box
-from compositor_backend.manifest import BLENDS, Manifest
+from compositor_backend.manifest import Manifest
+from export.build_options import add_build_options, avatar_settings, network_said, say_ready
 from export.networks.families import AUDIO_MODES
-from export.pack_writer import DEFAULT_QUALITY
 
 Commands = argparse._SubParsersAction  # argparse gives it no public name
 
@@ -67,24 +67,8 @@ def _add_avatar(commands: Commands[argparse.ArgumentParser]) -> None:
     avatar.add_argument(
         "--avatars", type=Path, required=True, metavar="DIR", help="the model repository to add to"
     )
-    avatar.add_argument(
-        "--quality",
-        type=int,
-        default=DEFAULT_QUALITY,
-        metavar="Q",
-        help=f"of the JPEG frames, 1 to 100 ({DEFAULT_QUALITY})",
-    )
-    avatar.add_argument("--blend", choices=BLENDS, default="hard", help="edge of the pasted face (hard)")
-    add_precision(avatar)
-    avatar.add_argument("--replace", action="store_true", help="build an avatar that is there already anew")
+    add_build_options(avatar)
     avatar.set_defaults(run=_run_avatar)
-
-
-def add_precision(parser: argparse.ArgumentParser) -> None:
-    """Add ``--precision`` of a network."""
-    parser.add_argument(
-        "--precision", choices=("fp32", "fp16"), default="fp32", help="what the network computes in (fp32)"
-    )
 
 
 def _add_sources(avatar: argparse.ArgumentParser) -> None:
@@ -104,37 +88,14 @@ def _add_sources(avatar: argparse.ArgumentParser) -> None:
     network.add_argument("--onnx", type=Path, metavar="F", help="the network's .onnx file")
     avatar.add_argument("--family", choices=tuple(FAMILIES), help="only where the weights do not tell")
     avatar.add_argument("--audio", choices=AUDIO_MODES, help="only where the weights do not tell")
-    avatar.add_argument(
-        "--encoder", type=Path, metavar="P|F", help="the audio encoder; without it features are sent ready"
-    )
-    avatar.add_argument("--encoder-name", metavar="NAME", help="its short name (default: from its checksum)")
-    avatar.add_argument(
-        "--network-name",
-        metavar="NAME",
-        help="share the network with other avatars as lipsync_NAME (default: Wav2Lip networks under their family's "
-        "name, others not)",
-    )
 
 
 def _run_avatar(options: argparse.Namespace) -> None:
-    from export.avatar import AvatarSettings, NetworkSource, build_avatar
+    from export.avatar import build_avatar
     from export.boxes import read_boxes
     from export.frames import open_frames
 
-    # An encoder says that the features are its own, which the weights of ave and hubert networks do not.
-    audio = options.audio or ("ave" if options.encoder and options.checkpoint else None)
-    settings = AvatarSettings(
-        avatar_id=options.id,
-        avatars=options.avatars,
-        network=NetworkSource(options.checkpoint or options.onnx, options.family, audio),
-        encoder=options.encoder,
-        encoder_name=options.encoder_name,
-        network_name=options.network_name,
-        quality=options.quality,
-        blend=options.blend,
-        replace=options.replace,
-        precision=options.precision,
-    )
+    settings = avatar_settings(options, network_said(options), options.encoder)
     console = Console()
     frames = open_frames(options.frames)
     if frames.note:
@@ -145,10 +106,7 @@ def _run_avatar(options: argparse.Namespace) -> None:
     note = stretched_note(Manifest.load(folder).family, boxes)
     if note:
         console.print(Text(note), soft_wrap=True)
-    console.print(
-        Text(f"{folder} is ready: python -m server --avatars {options.avatars} --load {options.id}"),
-        soft_wrap=True,
-    )
+    say_ready(options, console)
 
 
 def stretched_note(family: str, boxes: Sequence[Box]) -> str:

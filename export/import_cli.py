@@ -13,10 +13,9 @@ from rich.prompt import Prompt
 from rich.text import Text
 
 from compositor_backend import contract
-from compositor_backend.manifest import BLENDS
-from export.avatar_cli import Commands, ProgressBars, add_precision
+from export.avatar_cli import Commands, ProgressBars
+from export.build_options import add_build_options, avatar_settings, say_ready
 from export.networks.families import AUDIO_MODES
-from export.pack_writer import DEFAULT_QUALITY
 
 if TYPE_CHECKING:
     from export.importers.base import Source, UndecidedError, Wanted
@@ -39,16 +38,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--format", metavar="F", help="take PATH for this format, where several fit")
     _add_networks(parser)
-    parser.add_argument(
-        "--quality",
-        type=int,
-        default=DEFAULT_QUALITY,
-        metavar="Q",
-        help=f"of the JPEG frames, 1 to 100 ({DEFAULT_QUALITY})",
-    )
-    parser.add_argument("--blend", choices=BLENDS, default="hard", help="edge of the pasted face (hard)")
-    add_precision(parser)
-    parser.add_argument("--replace", action="store_true", help="build an avatar that is there already anew")
+    add_build_options(parser)
     parser.add_argument("--dry-run", action="store_true", help="only say what is found and assumed")
     parser.set_defaults(run=_run_import)
 
@@ -56,13 +46,6 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 def _add_networks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, metavar="P", help="the network (.pth or .onnx), or a folder of checkpoints"
-    )
-    parser.add_argument("--encoder", type=Path, metavar="P|F", help="the audio encoder's .pth or .onnx file")
-    parser.add_argument("--encoder-name", metavar="NAME", help="its short name (default: from its checksum)")
-    parser.add_argument(
-        "--network-name",
-        metavar="NAME",
-        help="share the network as lipsync_NAME (default: only Wav2Lip networks)",
     )
     parser.add_argument("--audio", choices=AUDIO_MODES, help="only where neither weights nor folder tell")
     parser.add_argument("--family", metavar="F", help="the network's, to be compared with the weights")
@@ -100,7 +83,7 @@ def _was_finished(options: argparse.Namespace, console: Console) -> bool:
             f"an import of {options.id} that was cut off had all ready: it is finished now (--replace builds anew)"
         )
     )
-    _say_ready(options, console)
+    say_ready(options, console)
     return True
 
 
@@ -144,33 +127,15 @@ def _answered(wanted: Wanted, option: str, answer: str) -> Wanted:
 
 
 def _build(options: argparse.Namespace, source: Source, console: Console) -> None:
-    from export.avatar import AvatarSettings, build_avatar
+    from export.avatar import build_avatar
 
-    settings = AvatarSettings(
-        avatar_id=options.id,
-        avatars=options.avatars,
-        network=source.network,
-        encoder=source.encoder,
-        encoder_name=options.encoder_name,
-        network_name=options.network_name,
-        quality=options.quality,
-        blend=options.blend,
-        replace=options.replace,
-        precision=options.precision,
-    )
+    settings = avatar_settings(options, source.network, source.encoder)
     if console.is_terminal:
         with ProgressBars(console) as bars:
             build_avatar(settings, source.frames, source.boxes, bars)
     else:
         build_avatar(settings, source.frames, source.boxes, ProgressLines(console))
-    _say_ready(options, console)
-
-
-def _say_ready(options: argparse.Namespace, console: Console) -> None:
-    folder = options.avatars / contract.avatar_ensemble_name(options.id)
-    console.print(
-        Text(f"{folder} is ready: python -m server --avatars {options.avatars} --load {options.id}")
-    )
+    say_ready(options, console)
 
 
 class ProgressLines:

@@ -13,10 +13,9 @@ from rich.text import Text
 
 from compositor_backend import contract
 from compositor_backend.geometry import FAMILIES
-from compositor_backend.manifest import BLENDS
 from export.avatar_cli import Commands, ProgressBars
+from export.build_options import add_build_options, avatar_settings, network_said
 from export.networks.families import AUDIO_MODES
-from export.pack_writer import DEFAULT_QUALITY
 
 if TYPE_CHECKING:
     from export.frames import FrameSource
@@ -49,11 +48,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--avatars", type=Path, default=Path("avatars"), metavar="DIR", help="the model repository (avatars)"
     )
-    parser.add_argument(
-        "--quality", type=int, default=DEFAULT_QUALITY, metavar="Q", help="of the JPEG frames (75)"
-    )
-    parser.add_argument("--blend", choices=BLENDS, default="hard", help="edge of the pasted face (hard)")
-    parser.add_argument("--replace", action="store_true", help="make what is there already anew")
+    add_build_options(parser)
     parser.set_defaults(run=_run)
 
 
@@ -65,10 +60,6 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
         "--family", choices=tuple(FAMILIES), help="whose boxes to make (328), where no network tells"
     )
     parser.add_argument("--audio", choices=AUDIO_MODES, help="only where the weights do not tell")
-    parser.add_argument(
-        "--encoder", type=Path, metavar="P|F", help="the audio encoder; without it features are sent ready"
-    )
-    parser.add_argument("--encoder-name", metavar="NAME", help="its short name (default: from its checksum)")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -104,7 +95,7 @@ def _family(options: argparse.Namespace) -> str:
 
     network = _network(options)
     if network is None:
-        for name in ("encoder", "encoder_name", "audio"):
+        for name in ("encoder", "encoder_name", "network_name", "audio"):
             if getattr(options, name) is not None:
                 option = name.replace("_", "-")
                 raise ExportError(f"--{option} was said without a network (--checkpoint or --onnx)")
@@ -135,20 +126,9 @@ def _find(
 
 
 def _build(options: argparse.Namespace, frames: FrameSource, found: FaceBoxes, bars: ProgressBars) -> None:
-    from export.avatar import AvatarSettings, NetworkSource, build_avatar
+    from export.avatar import build_avatar
 
-    # An encoder says that the features are its own, which the weights of ave and hubert networks do not.
-    audio = options.audio or ("ave" if options.encoder and options.checkpoint else None)
-    settings = AvatarSettings(
-        avatar_id=options.id,
-        avatars=options.avatars,
-        network=NetworkSource(options.checkpoint or options.onnx, options.family, audio),
-        encoder=options.encoder,
-        encoder_name=options.encoder_name,
-        quality=options.quality,
-        blend=options.blend,
-        replace=options.replace,
-    )
+    settings = avatar_settings(options, network_said(options), options.encoder)
     build_avatar(settings, frames, found.boxes, bars)
 
 

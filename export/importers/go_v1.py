@@ -5,38 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 from export.boxes import boxes_of_frames, read_boxes
-from export.errors import ExportError
+from export.importers import go_servers
 from export.importers.base import Evidence, Source, Wanted
 from export.importers.folders import boxes_found, frames_found, holds_pictures, numbered_pictures
-from export.importers.weights import find_weights, hearing
+from export.importers.weights import hearing
 
 NAME = "go-v1"
 LABEL = "a model folder of the Go servers, version 1"
 LAYOUT = "frames/ with pictures, crop_rects.json with a list of boxes, checkpoint/model_best.onnx"
-_FRAMES, _BOXES, _NETWORK = "frames", "crop_rects.json", Path("checkpoint") / "model_best.onnx"
+_FRAMES, _BOXES = "frames", "crop_rects.json"
 
 
 def detect(folder: Path, wanted: Wanted) -> Evidence | None:
     """See `Importer`."""
     if not holds_pictures(folder / _FRAMES) or not (folder / _BOXES).is_file():
         return None
-    try:
-        read_boxes(folder / _BOXES)
-    except ExportError as error:
-        return Evidence("", str(error))
-    if wanted.checkpoint is None and not (folder / _NETWORK).is_file():
-        return Evidence("", f"{folder / _NETWORK} is not there: say which network with --checkpoint")
-    return Evidence(f"{_FRAMES}/ and {_BOXES}")
+    return go_servers.evidence(folder, Path(_BOXES), wanted, f"{_FRAMES}/ and {_BOXES}")
 
 
 def read(folder: Path, wanted: Wanted) -> Source:
     """See `Importer`."""
     pictures = numbered_pictures(folder / _FRAMES)
     boxes = boxes_of_frames(read_boxes(folder / _BOXES), pictures)
-    weights = find_weights([folder / _NETWORK.parent], wanted, _NETWORK.name)
-    if weights is None:
-        raise ExportError(f"{folder / _NETWORK} is not there; say which network with --checkpoint")
-    heard = hearing(weights, wanted, folders=[folder, folder / _NETWORK.parent])
+    weights = go_servers.network(folder, wanted)
+    heard = hearing(weights, wanted, folders=[folder, folder / go_servers.NETWORK.parent])
     return Source(
         frames=pictures,
         boxes=boxes,

@@ -9,11 +9,12 @@ from compositor_backend.geometry import Box
 from export.boxes import boxes_of_frames, read_boxes
 from export.errors import ExportError
 from export.frames import FrameSource, open_frames
+from export.importers import go_servers
 from export.importers.base import Evidence, Source, Wanted
 from export.importers.crops import LEAST_LIKENESS, likeness, samples
 from export.importers.features import feature_files
 from export.importers.folders import boxes_found
-from export.importers.weights import find_weights, hearing
+from export.importers.weights import hearing
 
 NAME = "go-v2"
 LABEL = "a package of the Go servers, version 2"
@@ -22,7 +23,7 @@ LAYOUT = (
     "(and crops_328_video.mp4, aud_ave.npy)"
 )
 _FRAMES, _CROPS = "full_body_video.mp4", "crops_328_video.mp4"
-_BOXES, _NETWORK = Path("cache") / "crop_rectangles.json", Path("checkpoint") / "model_best.onnx"
+_BOXES = Path("cache") / "crop_rectangles.json"
 _COMPARED_FRAMES = 100
 """How far into the videos crops are compared; a box that is wrong is wrong in all of them, as a rule."""
 
@@ -31,13 +32,7 @@ def detect(folder: Path, wanted: Wanted) -> Evidence | None:
     """See `Importer`."""
     if not (folder / _FRAMES).is_file() or not (folder / _BOXES).is_file():
         return None
-    try:
-        read_boxes(folder / _BOXES)
-    except ExportError as error:
-        return Evidence("", str(error))
-    if wanted.checkpoint is None and not (folder / _NETWORK).is_file():
-        return Evidence("", f"{folder / _NETWORK} is not there: say which network with --checkpoint")
-    return Evidence(f"{_FRAMES} and {_BOXES}")
+    return go_servers.evidence(folder, _BOXES, wanted, f"{_FRAMES} and {_BOXES}")
 
 
 def read(folder: Path, wanted: Wanted) -> Source:
@@ -45,11 +40,9 @@ def read(folder: Path, wanted: Wanted) -> Source:
     video = open_frames(folder / _FRAMES)
     all_boxes = read_boxes(folder / _BOXES)
     boxes = boxes_of_frames(all_boxes, video)
-    weights = find_weights([folder / _NETWORK.parent], wanted, _NETWORK.name)
-    if weights is None:
-        raise ExportError(f"{folder / _NETWORK} is not there; say which network with --checkpoint")
+    weights = go_servers.network(folder, wanted)
     features = feature_files(folder)
-    heard = hearing(weights, wanted, features, [folder, folder / _NETWORK.parent])
+    heard = hearing(weights, wanted, features, [folder, folder / go_servers.NETWORK.parent])
     width, height = video.size_px
     return Source(
         frames=video,

@@ -12,6 +12,7 @@ from compositor_backend.manifest import Manifest
 from compositor_backend.pack import AvatarPack
 from export.cli import main
 from export.frames import Pixels
+from export.precision import precision_of
 from tests.support.avatar_sources import encoder_graph
 from tests.support.networks import random_unet, random_wav2lip, save
 from tests.support.videos import face_frame, no_face, two_faces, write_video
@@ -43,7 +44,8 @@ def test_with_networks_the_avatar_is_built(
 ) -> None:
     encoder = video.with_name("e.onnx")
     onnx.save(encoder_graph(), str(encoder))
-    assert main(call(video, "--checkpoint", str(checkpoint), "--encoder", str(encoder))) == 0
+    networks = ("--checkpoint", str(checkpoint), "--encoder", str(encoder), "--precision", "fp16")
+    assert main(call(video, *networks)) == 0
     out = words(capsys)
     assert "6 faces in" in out
     assert f"python -m server --avatars {video.with_name('avatars')} --load ann" in out
@@ -53,6 +55,7 @@ def test_with_networks_the_avatar_is_built(
         assert pack.rects.tolist() == boxes
     assert main(["check", str(folder)]) == 0
     assert Manifest.load(folder).audio_mode == "ave"
+    assert precision_of(folder.with_name("lipsync_ann") / "1" / "model.onnx") == "fp16"
 
 
 def test_without_a_network_the_user_can_go_on_from_what_is_printed(
@@ -97,8 +100,9 @@ def test_what_cannot_become_an_avatar_is_refused_before_faces_are_sought(
     captured = capsys.readouterr()
     assert "does not tell its audio mode: say whether it is ave or hubert" in captured.err
     assert "faces" not in captured.out
-    assert main(call(video, "--encoder", "e.pth")) == 1
-    assert "--encoder was said without a network" in capsys.readouterr().err
+    for option in ("--encoder", "--encoder-name", "--network-name"):
+        assert main(call(video, option, "e")) == 1
+        assert f"{option} was said without a network" in capsys.readouterr().err
     (video.with_name("avatars") / "avatar_ann").mkdir(parents=True)
     assert main(call(video, "--checkpoint", str(checkpoint), "--audio", "ave")) == 1
     assert "avatar_ann is there already; say --replace" in capsys.readouterr().err
