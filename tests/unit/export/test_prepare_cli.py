@@ -12,7 +12,6 @@ from compositor_backend.manifest import Manifest
 from compositor_backend.pack import AvatarPack
 from export.cli import main
 from export.frames import Pixels
-from export.precision import precision_of
 from tests.support.avatar_sources import encoder_graph
 from tests.support.networks import random_unet, random_wav2lip, save
 from tests.support.videos import face_frame, no_face, two_faces, write_video
@@ -44,7 +43,7 @@ def test_with_networks_the_avatar_is_built(
 ) -> None:
     encoder = video.with_name("e.onnx")
     onnx.save(encoder_graph(), str(encoder))
-    networks = ("--checkpoint", str(checkpoint), "--encoder", str(encoder), "--precision", "fp16")
+    networks = ("--checkpoint", str(checkpoint), "--encoder", str(encoder), "--network-name", "face")
     assert main(call(video, *networks)) == 0
     out = words(capsys)
     assert "6 faces in" in out
@@ -55,7 +54,7 @@ def test_with_networks_the_avatar_is_built(
         assert pack.rects.tolist() == boxes
     assert main(["check", str(folder)]) == 0
     assert Manifest.load(folder).audio_mode == "ave"
-    assert precision_of(folder.with_name("lipsync_ann") / "1" / "model.onnx") == "fp16"
+    assert Manifest.load(folder).network == "lipsync_face"
 
 
 def test_without_a_network_the_user_can_go_on_from_what_is_printed(
