@@ -48,7 +48,7 @@ class LiveLog:
     @property
     def longest_stop_s(self) -> float:
         """The longest that a picture stood still beyond its time."""
-        return max(0.0, *self.late_s)
+        return max([0.0, *self.late_s])
 
 
 async def live_streams(
@@ -175,7 +175,7 @@ async def request_latencies(
 ) -> list[float]:
     """Seconds that requests of five frames take, asked for at that rate whether or not earlier ones are answered.
 
-    Each of `streams` strangers asks in even steps; when they began is chance.
+    Each of `streams` strangers asks in even steps, once at least; when they began is chance.
     """
     loop = asyncio.get_running_loop()
     step_s = streams * CHUNK_GRID_FRAMES / frames_per_s
@@ -196,7 +196,7 @@ async def request_latencies(
         *(
             ask(started_s + phase + number * step_s, number)
             for phase in phases.tolist()
-            for number in range(int((span_s - phase) / step_s))
+            for number in range(max(1, int((span_s - phase) / step_s)))
         )
     )
     return taken

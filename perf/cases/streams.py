@@ -211,7 +211,12 @@ def _plots(*subjects: Measured) -> tuple[Plot, ...]:
     ages = tuple(
         Series(
             f"{s.label}, p{percentile}",
-            tuple((n, 1e3 * float(np.percentile(log.age_s, percentile))) for n, log in s.live.items()),
+            # Where the machine is too slow for so many, there may be no frame at all.
+            tuple(
+                (n, 1e3 * float(np.percentile(log.age_s, percentile)))
+                for n, log in s.live.items()
+                if log.age_s
+            ),
         )
         for s in subjects
         for percentile in (50, 99)

@@ -69,6 +69,7 @@ def test_late_frames_and_stops_are_counted() -> None:
     assert log.late_share == 0.5
     assert log.longest_stop_s == 0.3
     assert LiveLog(late_s=[-0.1]).longest_stop_s == 0.0
+    assert LiveLog().longest_stop_s == 0.0
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 3, 5, 7, 8, 11, 12])
@@ -117,6 +118,11 @@ async def test_latencies_are_of_requests_asked_for_by_the_clock() -> None:
     # 20 requests a second for half a second, but for those that would begin after it.
     assert 6 <= len(taken) == len(server.wanted) <= 10
     assert min(taken) >= 0.05
+
+
+async def test_every_stranger_asks_however_short_the_time() -> None:
+    async with await connect(Server()) as client:
+        assert len(await request_latencies(client, "demo", PCM, 1000, streams=4, span_s=0.001)) == 4
 
 
 async def test_the_first_frame_is_timed_twice_and_the_second_time_it_interrupts() -> None:
