@@ -211,11 +211,12 @@ class LipstreamClient:
         return frames
 
     async def _ask_ensemble(self, request: FrameRequest) -> list[Frame]:
-        for _ in range(BRINGS_BACK if self._bring_back is not None else 0):
+        for _ in range(BRINGS_BACK):
             try:
                 return await self._ask(request, request.model, request.inputs())
             except AvatarNotLoadedError:
-                assert self._bring_back is not None
+                if self._bring_back is None:
+                    raise
                 await self._bring_back(request.avatar)
         return await self._ask(request, request.model, request.inputs())
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from client._pool_figures import PoolFigures
 from client._settings import PoolSettings
-from client.errors import PoolFullError, ServerError, SessionError
+from client.errors import PoolFullError, ServerError, ServerUnavailableError, SessionError
 
 _log = logging.getLogger(__name__)
 
@@ -185,6 +185,8 @@ class Residents:
             try:
                 with self._figures.loading():
                     await self._load(resident.avatar)
+            except ServerUnavailableError:
+                raise  # that says nothing about the avatar
             except ServerError as error:
                 self._remember(resident.avatar, error)
                 raise
