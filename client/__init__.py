@@ -5,6 +5,7 @@ from client._memory import MemoryTransport
 from client._pool_figures import PoolFigures
 from client._report import SpeakReport, StepTimes, speak_to_sinks, step_times
 from client._requests import Frame
+from client._server_memory import MemoryReader, MemoryUse
 from client._session import Session
 from client._settings import DEFAULT_URL, Keepalive, PoolSettings, RetryPolicy, Timeouts
 from client._speech import frame_count
@@ -21,6 +22,7 @@ from client.errors import (
     RequestCancelledError,
     RequestRefusedError,
     RequestTimeoutError,
+    ServerBusyError,
     ServerError,
     ServerFaultError,
     ServerUnavailableError,
@@ -46,7 +48,9 @@ __all__ = [
     "Lease",
     "LipstreamClient",
     "LipstreamError",
+    "MemoryReader",
     "MemoryTransport",
+    "MemoryUse",
     "ModelState",
     "ModelStatistics",
     "Mp4Sink",
@@ -59,6 +63,7 @@ __all__ = [
     "RequestRefusedError",
     "RequestTimeoutError",
     "RetryPolicy",
+    "ServerBusyError",
     "ServerError",
     "ServerFaultError",
     "ServerUnavailableError",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -157,14 +158,14 @@ class LipstreamClient:
         return sorted(found, key=lambda state: state.avatar)
 
     async def load(self, avatar: str) -> None:
-        """Load an avatar and wait until it is ready; at once if it is.
+        """Load an avatar and wait until it is ready; at once if it is. Sent again while the server is unavailable.
 
         Raises `AvatarNotFoundError` if the server's repository has none of that name, `ServerFaultError`
         if it has one and cannot load it.
         """
         model = contract.avatar_ensemble_name(avatar)
         try:
-            await self._transport.load(model, self._timeouts.load_s)
+            await retrying(lambda: self._transport.load(model, self._timeouts.load_s), self._retry)
         except (RequestRefusedError, ServerFaultError) as error:
             await self._check_found(avatar, error)
             raise ServerFaultError(str(error), url=self.url) from error
@@ -172,13 +173,14 @@ class LipstreamClient:
     async def unload(self, avatar: str) -> None:
         """Unload an avatar: its ensembles and its own network, not what avatars share.
 
-        No error if it is not loaded. Requests under way are answered first.
+        No error if it is not loaded. Requests under way are answered first. Sent again while the server is
+        unavailable: one that comes back after a crash loads again what was loaded, so that what was not sent is lost.
         """
         # Not with Triton's unload_dependents: after the last avatar that would end the shared models too, and
         # starting those again takes seconds.
         names = (contract.avatar_ensemble_name, contract.features_ensemble_name, contract.lipsync_name)
         for name in names:
-            await self._transport.unload(name(avatar), self._timeouts.load_s)
+            await retrying(partial(self._transport.unload, name(avatar), self._timeouts.load_s), self._retry)
 
     async def statistics(self) -> list[ModelStatistics]:
         """What the server counted for each loaded model since it started."""

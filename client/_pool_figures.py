@@ -43,10 +43,19 @@ class PoolFigures:
         self._waiting = Gauge(
             "lipstream_pool_waiting", "Avatars that wait for a place", registry=self.registry
         )
+        self.refused = Counter(
+            "lipstream_pool_refused",
+            "Leases and pins refused, by what was full",
+            ["why"],
+            registry=self.registry,
+        )
+        self.streams = Gauge("lipstream_pool_streams", "Leases under way", registry=self.registry)
         for found in ("yes", "no"):
             self._leases.labels(found)
         for why in ("room", "idle"):
             self.evictions.labels(why)
+        for why in ("streams", "places", "memory"):
+            self.refused.labels(why)
 
     def asked(self, *, hit: bool) -> None:
         """A lease was asked for, of an avatar that was there or about to be, or not."""

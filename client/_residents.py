@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
+from client._admission import Streams
 from client._pool_figures import PoolFigures
+from client._server_memory import MemoryBudget
 from client._settings import PoolSettings
-from client.errors import PoolFullError, ServerError, ServerUnavailableError, SessionError
+from client.errors import PoolFullError, ServerBusyError, ServerError, ServerUnavailableError, SessionError
+
+_MEMORY_CHECK_S = 1.0
+"""How often a server is asked again whose memory others may give back."""
 
 _log = logging.getLogger(__name__)
 
@@ -23,11 +29,12 @@ Call = Callable[[str], Awaitable[None]]
 class _Resident:
     """An avatar that has a place, or waits for one; `ready` is the task that loads it.
 
-    `leaving` is the task that unloads it; until that is done it has its place.
+    `placed` is whether it has its place. `leaving` is the task that unloads it; until that is done it has its place.
     """
 
     avatar: str
     ready: asyncio.Task[None] = field(init=False)
+    placed: bool = False
     leases: int = 0
     leaving: asyncio.Task[None] | None = None
     expiry: asyncio.TimerHandle | None = None
@@ -45,7 +52,7 @@ class _Resident:
 
 
 class Residents:
-    """The avatars that a pool holds on one server, least recently used first.
+    """The avatars that a pool holds on one server, in the order in which they were last asked for.
 
     Two rules keep it honest. A place is taken before a load begins and given back after an unload has ended, so the
     server never holds more than `settings.most`. And places go to who has waited longest: an avatar whose last lease
@@ -53,14 +60,25 @@ class Residents:
     """
 
     def __init__(
-        self, url: str, load: Call, unload: Call, settings: PoolSettings, figures: PoolFigures
+        self,
+        url: str,
+        load: Call,
+        unload: Call,
+        settings: PoolSettings,
+        figures: PoolFigures,
+        streams: Streams,
+        memory: MemoryBudget | None = None,
     ) -> None:
-        """`load` returns when the avatar has given a frame; `url` is for messages."""
+        """`load` returns when the avatar has given a frame; `url` is for messages, `streams` for when to try again."""
         self.url = url
         self._load = load
         self._unload = unload
         self._settings = settings
         self._figures = figures
+        self._streams = streams
+        self._memory = memory
+        self._memory_turn = asyncio.Lock()
+        self._short: asyncio.Future[None] | None = None
         self._residents: OrderedDict[str, _Resident] = OrderedDict()
         self._places = settings.most
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -86,7 +104,7 @@ class Residents:
 
     @property
     def loaded(self) -> list[str]:
-        """Ids of the avatars that are loaded, least recently used first."""
+        """Ids of the avatars that are loaded, first who was asked for longest ago."""
         return [
             name
             for name, resident in self._residents.items()
@@ -139,15 +157,18 @@ class Residents:
         resident.leases -= 1
         if resident.leases > 0:
             return
-        if self._residents.get(resident.avatar) is resident and resident.ready.done():
-            if not _succeeded(resident.ready):
-                self._vacate(resident)
-                return
-            self._residents.move_to_end(resident.avatar)
+        if not resident.placed:
+            # Nobody wants it any more: whoever does from now on starts anew, at the end of the queue.
+            self._forget(resident)
+            resident.ready.cancel()
+            return
         self._settle(resident)
 
     def _settle(self, resident: _Resident) -> None:
         """An avatar that nobody uses any more leaves at its hour, or now if others wait for its place."""
+        if resident.leases == 0 and resident.ready.done() and not _succeeded(resident.ready):
+            self._vacate(resident)
+            return
         if self._settings.idle_s is not None and resident.rests and resident.expiry is None:
             loop = asyncio.get_running_loop()
             resident.expiry = loop.call_later(self._settings.idle_s, self._expire, resident)
@@ -156,14 +177,12 @@ class Residents:
     # --- loading ---
     async def _bring_in(self, resident: _Resident) -> None:
         with self._figures.waiting():
-            await self._place(resident.avatar)
+            await self._place(resident)
         try:
             await self._load_within_bounds(resident)
         except BaseException:
             self._vacate(resident)
             raise
-        # In case that all who wanted it have given up; not before this task has ended.
-        asyncio.get_running_loop().call_soon(self._settle, resident)
 
     def _load_anew(self, resident: _Resident) -> None:
         self._refuse_failed(resident.avatar)
@@ -185,11 +204,14 @@ class Residents:
             try:
                 with self._figures.loading():
                     await self._load(resident.avatar)
-            except ServerUnavailableError:
+            except (ServerUnavailableError, ServerBusyError):
                 raise  # that says nothing about the avatar
             except ServerError as error:
                 self._remember(resident.avatar, error)
                 raise
+            finally:
+                # In case that all who wanted it have given up; not before this task has ended.
+                asyncio.get_running_loop().call_soon(self._settle, resident)
 
     def _remember(self, avatar: str, error: ServerError) -> None:
         """For a while nobody tries again what has just failed."""
@@ -207,27 +229,55 @@ class Residents:
         del self._failed[avatar]
 
     # --- places ---
-    async def _place(self, avatar: str) -> None:
-        """Return when a place is this caller's; `PoolFullError` if none gets free in time."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def _place(self, resident: _Resident) -> None:
+        """Return when a place is this avatar's, and memory; `PoolFullError` if none gets free in time."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._settings.wait_s
+        turn: asyncio.Future[None] = loop.create_future()
         self._waiting.append(turn)
         self._assign_places()
         try:
-            await asyncio.wait_for(asyncio.shield(turn), self._settings.wait_s)
-        except BaseException as error:
+            # Not `wait_for`, which now and then forgets that it was cancelled.
+            await asyncio.wait([turn], timeout=self._settings.wait_s)
+            if not turn.done():
+                reason = f"all {self._settings.most} avatars there are in use"
+                raise self._refusal(resident, "places", reason)
+            if self._memory is not None:
+                async with self._memory_turn:  # one by one, lest each send somebody away for the same bytes
+                    await self._find_memory(resident, self._memory, until_s)
+        except BaseException:
             if turn.done():  # just now: somebody else's then
                 self._places += 1
             else:
                 self._waiting.remove(turn)
-            self._residents.pop(avatar, None)
+            self._forget(resident)
             self._assign_places()
-            if isinstance(error, asyncio.TimeoutError):
-                raise PoolFullError(
-                    f"{avatar!r} waited {self._settings.wait_s:g} s for a place on {self.url}: "
-                    f"all {self._settings.most} avatars there are in use; try again later",
-                    url=self.url,
-                ) from None
             raise
+        resident.placed = True
+
+    async def _find_memory(self, resident: _Resident, memory: MemoryBudget, until_s: float) -> None:
+        """Have avatars leave, one after another, until the server's memory is within its budget."""
+        loop = asyncio.get_running_loop()
+        while excess := await memory.excess():
+            left_s = until_s - loop.time()
+            if left_s <= 0:
+                raise self._refusal(resident, "memory", f"{excess}, and no avatar there can leave")
+            self._short = loop.create_future()
+            self._assign_places()
+            try:
+                done, _ = await asyncio.wait([self._short], timeout=min(left_s, _MEMORY_CHECK_S))
+            finally:
+                self._short = None
+            if done:
+                await memory.refreshed()
+
+    def _refusal(self, resident: _Resident, why: str, reason: str) -> PoolFullError:
+        self._figures.refused.labels(why).inc(resident.leases)
+        return PoolFullError(
+            f"{resident.avatar!r} waited {self._settings.wait_s:g} s for room on {self.url}: {reason}",
+            url=self.url,
+            retry_after_s=self._streams.retry_after_s,
+        )
 
     def _assign_places(self) -> None:
         """Give free places to who has waited longest, and have as many avatars leave as others wait."""
@@ -236,7 +286,8 @@ class Residents:
             self._waiting.popleft().set_result(None)
         leaving = sum(resident.leaving is not None for resident in self._residents.values())
         resting = [resident for resident in self._residents.values() if resident.rests]
-        for resident in resting[: max(0, len(self._waiting) - leaving)]:
+        wanted = len(self._waiting) + (self._short is not None and not self._short.done())
+        for resident in resting[: max(0, wanted - leaving)]:
             self._send_away(resident, "room")
 
     def _expire(self, resident: _Resident) -> None:
@@ -258,13 +309,21 @@ class Residents:
             self._vacate(resident)
 
     def _vacate(self, resident: _Resident) -> None:
-        if self._residents.get(resident.avatar) is resident:
-            del self._residents[resident.avatar]
+        if self._forget(resident):
             self._places += 1
+            if self._short is not None and not self._short.done():
+                self._short.set_result(None)
             self._assign_places()
 
-    def _start(self, work: Awaitable[None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(_run(work))
+    def _forget(self, resident: _Resident) -> bool:
+        """Whether it was still known; another one of the same name stays."""
+        known = self._residents.get(resident.avatar) is resident
+        if known:
+            del self._residents[resident.avatar]
+        return known
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -273,10 +332,6 @@ class Residents:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # who waits for the task is told; where nobody does, nobody is to be
-
-
-async def _run(work: Awaitable[None]) -> None:
-    await work
 
 
 def _succeeded(task: asyncio.Task[None]) -> bool:

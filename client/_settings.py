@@ -33,9 +33,9 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often, and after what pauses, a request is sent again when the server is unavailable.
+    """How often, and after what pauses, a request is sent again when the server is unavailable or busy.
 
-    Requests carry no state, so each may be sent any number of times. Nothing but unavailability is retried.
+    Requests carry no state, so each may be sent any number of times. Nothing else is retried.
 
     - `attempts`: Tries in all; 1 means no retry.
     - `first_delay_s`: The pause before the second try.
@@ -92,14 +92,22 @@ class PoolSettings:
     """What a pool of avatars may hold, and how long it waits and remembers.
 
     - `most`: Avatars loaded at a time on each server.
+    - `streams`: Leases at a time on each server, so that those that run keep their frame rate; one more on all of
+      them is refused at once. Pins do not count. None: no limit.
+    - `host_bytes`, `gpu_bytes`: Memory that each server may have in use, RAM of its machine and the sum over its GPUs,
+      by its own metrics. While it is more, the least recently used avatar leaves before another comes. Leave room for
+      a few avatars: what is being loaded shows only afterwards. None: no limit.
     - `loads_at_a_time`: Loads under way at a time on each server.
-    - `wait_s`: How long an avatar may wait for a place while all others are in use.
+    - `wait_s`: How long an avatar may wait for a place, and for memory, while all others are in use.
     - `idle_s`: Seconds after its last lease when an avatar is unloaded though nobody wants its place; None: never.
     - `failed_s`: How long a load that failed is not tried again.
     - `failures_kept`: So many of these are remembered.
     """
 
     most: int = 16
+    streams: int | None = None
+    host_bytes: int | None = None
+    gpu_bytes: int | None = None
     loads_at_a_time: int = 2
     wait_s: float = 30.0
     idle_s: float | None = None
@@ -109,7 +117,10 @@ class PoolSettings:
     def __post_init__(self) -> None:
         _want_from(self, 1, "most", "loads_at_a_time")
         _want_from(self, 0, "failed_s", "failures_kept")
-        _want_above(self, 0, "wait_s", *([] if self.idle_s is None else ["idle_s"]))
+        _want_above(self, 0, "wait_s")
+        for name in ("idle_s", "streams", "host_bytes", "gpu_bytes"):
+            if getattr(self, name) is not None:
+                _want_above(self, 0, name)
 
 
 @dataclass(frozen=True)

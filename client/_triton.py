@@ -19,6 +19,7 @@ from client.errors import (
     RequestCancelledError,
     RequestRefusedError,
     RequestTimeoutError,
+    ServerBusyError,
     ServerError,
     ServerFaultError,
     ServerUnavailableError,
@@ -35,7 +36,13 @@ LONGEST_RECONNECT_MS = 1000
 _ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:.]+\]:\d{1,5}")
 _LOOPBACK = ("127.", "localhost:", "[::1]:")
 _ENSEMBLE_PREFIX = re.compile(r"^in ensemble '[^']*', ")
+_TRACE = re.compile(r"\n+At:\n.*", re.DOTALL)
+"""Where in its source a Python model failed: the server's log has it too, and a caller has no use for it."""
 _UNKNOWN_MODEL = re.compile(r"Request for unknown model: '([^']*)'")
+_QUEUE_FULL = re.compile(r"Exceeds maximum queue size|Request timeout expired")
+_QUEUE_RETRY_AFTER_S = 1.0
+"""A full queue holds less than that of work, but others come back to it as well."""
+_DEAD_PROCESS = re.compile(r"Stub process '([^']*)' is not healthy")
 _RESTRICTED = re.compile(r"protocol is restricted")
 # A server that dies can reset the stream instead of the connection, and then the status is one of these two.
 _RESET = re.compile(r"RST_STREAM|Stream removed|Connection reset|Broken pipe")
@@ -163,11 +170,17 @@ def _statistics(model: Any) -> ModelStatistics:
 
 def _server_error(error: InferenceServerException, url: str, timeout_s: float) -> ServerError:
     status = str(error.status()).removeprefix("StatusCode.")
-    text = " ".join((error.message() or "no reason given").split())  # some of Triton's have line breaks
+    text = " ".join(
+        _TRACE.sub("", error.message() or "no reason given").split()
+    )  # some of Triton's have line breaks
     if unknown := _UNKNOWN_MODEL.search(text):
         return _not_loaded(unknown.group(1), url)
     if _RESTRICTED.search(text):  # Triton calls that UNAVAILABLE, but trying again changes nothing.
         return RequestRefusedError(f"Triton at {url} wants a key for this: {text}", url=url)
+    if _QUEUE_FULL.search(text):  # UNAVAILABLE as well, though it answers
+        return _busy(url)
+    if dead := _DEAD_PROCESS.search(text):
+        return _process_died(dead.group(1), url)
     if status == "UNAVAILABLE" or (status in ("INTERNAL", "UNKNOWN") and _RESET.search(text)):
         return _unavailable(text, url)
     if status == "DEADLINE_EXCEEDED":
@@ -183,6 +196,21 @@ def _not_loaded(model: str, url: str) -> AvatarNotLoadedError:
     return AvatarNotLoadedError(
         f"avatar {avatar!r} is not loaded on Triton at {url}; "
         f"'python -m client load {avatar}' loads it, 'python -m client avatars' lists what is there",
+        url=url,
+    )
+
+
+def _busy(url: str) -> ServerBusyError:
+    return ServerBusyError(
+        f"a queue of Triton at {url} is full: more is asked of it than it can compute",
+        url=url,
+        retry_after_s=_QUEUE_RETRY_AFTER_S,
+    )
+
+
+def _process_died(process: str, url: str) -> ServerUnavailableError:
+    return ServerUnavailableError(
+        f"process {process!r} of Triton at {url} has died; the watch of 'python -m server' brings it back in seconds",
         url=url,
     )
 

@@ -1,13 +1,16 @@
-"""The client's command line: speak, idle, and see, load and unload avatars."""
+"""The client's command line: speak, idle, see, load and unload avatars, and how a pool of them fares."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import contextlib
+import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +20,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from client._client import LipstreamClient
+from client._pool_statistics import PoolStatistics, read_pool_statistics
 from client._report import SpeakReport, StepTimes, speak_to_sinks
-from client._settings import DEFAULT_URL
+from client._settings import DEFAULT_URL, PoolSettings
 from client._speech import frame_count
 from client.audio import Recording, read_audio
 from client.errors import AudioError, LipstreamError, ServerError, ServerUnavailableError, SinkError
+from client.residency import AvatarPool
 from client.sinks import JpegFolderSink, Mp4Sink, NullSink, Sink
-from compositor_backend.contract import FRAME_RATE_HZ, SAMPLE_RATE_HZ
+from compositor_backend.contract import FRAME_RATE_HZ, SAMPLE_RATE_HZ, check_avatar_id
 
 URL_VARIABLE = "LIPSTREAM_URL"
 MAX_IDLE_S = 3600
+FEW_AVATARS = 20
+"""So many are always listed in full."""
 
 EXIT_FAILED = 1
 EXIT_UNAVAILABLE = 3
@@ -105,22 +112,45 @@ async def _say(options: argparse.Namespace, console: Console, speech: Recording,
 
 async def _avatars(options: argparse.Namespace, console: Console) -> None:
     async with LipstreamClient(options.url) as client:
-        table = Table("avatar", "state", "reason")
-        for state in await client.avatars():
-            table.add_row(state.avatar, state.state, state.reason)
-        console.print(table)
+        avatars = await client.avatars()
+    counts = Counter({"ready": 0})
+    counts.update(avatar.state for avatar in avatars if avatar.state != "not loaded")
+    states = ", ".join(f"{count:,} {state}" for state, count in counts.items())
+    console.print(f"{len(avatars):,} avatars, {states}", highlight=False)
+    table = Table("avatar", "state", "reason")
+    in_full = options.all or len(avatars) <= FEW_AVATARS
+    for avatar in avatars:
+        if in_full or avatar.state != "not loaded":
+            table.add_row(avatar.avatar, avatar.state, avatar.reason)
+    console.print(table)
 
 
 async def _load(options: argparse.Namespace, console: Console) -> None:
-    async with LipstreamClient(options.url) as client:
-        await client.load(options.avatar)
-        console.print(f"{options.avatar} is ready")
+    """Through a pool, so that an avatar that is ready has given a frame."""
+    avatars = {check_avatar_id(avatar) for avatar in options.avatar}
+    async with AvatarPool([options.url], PoolSettings(most=len(avatars))) as pool:
+
+        async def load(avatar: str) -> None:
+            await pool.pin(avatar)
+            console.print(f"{avatar} is ready")
+
+        await asyncio.gather(*map(load, sorted(avatars)))
 
 
 async def _unload(options: argparse.Namespace, console: Console) -> None:
+    avatars = [check_avatar_id(avatar) for avatar in options.avatar]
     async with LipstreamClient(options.url) as client:
-        await client.unload(options.avatar)
-        console.print(f"{options.avatar} is not loaded")
+        for avatar in avatars:
+            await client.unload(avatar)
+            console.print(f"{avatar} is not loaded")
+
+
+async def _pool_stats(options: argparse.Namespace, console: Console) -> None:
+    statistics = read_pool_statistics(options.figures_url)
+    if options.json:
+        print(json.dumps(asdict(statistics), indent=2))
+    else:
+        console.print(_pool_table(statistics, options.figures_url))
 
 
 def _sinks(options: argparse.Namespace, speech: Recording) -> list[Sink]:
@@ -170,6 +200,27 @@ def _steps_table(steps: Sequence[StepTimes]) -> Table:
     return table
 
 
+def _pool_table(statistics: PoolStatistics, url: str) -> Table:
+    table = Table("figure", title=f"The pool at {url}")
+    table.add_column("value", justify="right")
+    rate, load_s = statistics.hit_rate, statistics.mean_load_s
+    for name, value in (
+        ("hits", statistics.hits),
+        ("misses", statistics.misses),
+        ("hit rate", "-" if rate is None else f"{rate:.1%}"),
+        ("loads", statistics.loads),
+        ("mean load time", "-" if load_s is None else f"{load_s:.2f} s"),
+        ("loads failed", statistics.load_failures),
+        ("reloads", statistics.reloads),
+        ("evictions", statistics.evictions),
+        ("waiting", statistics.waiting),
+        ("streams", statistics.streams),
+        ("refused", statistics.refused),
+    ):
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else value)
+    return table
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m client",
@@ -185,12 +236,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     idle.add_argument("--seconds", required=True, type=_seconds, help=f"how long, up to {MAX_IDLE_S}")
     for name, command, text in (
-        ("load", _load, "load an avatar and wait until it is ready"),
-        ("unload", _unload, "unload an avatar"),
+        ("load", _load, "load avatars and wait until each has given a frame"),
+        ("unload", _unload, "unload avatars"),
     ):
         parsed = _add_common(commands.add_parser(name, help=text), command)
-        parsed.add_argument("avatar", help="the avatar's id")
-    _add_common(commands.add_parser("avatars", help="list the server's avatars"), _avatars)
+        parsed.add_argument("avatar", nargs="+", help="the avatar's id")
+    avatars = _add_common(commands.add_parser("avatars", help="list the server's avatars"), _avatars)
+    avatars.add_argument(
+        "--all", action="store_true", help=f"more than {FEW_AVATARS}, too, with those that are not loaded"
+    )
+    stats = commands.add_parser("pool-stats", help="a running pool's figures")
+    stats.set_defaults(command=_pool_stats)
+    stats.add_argument(
+        "--figures-url", required=True, metavar="URL", help="where they are served: http://host:port/metrics"
+    )
+    stats.add_argument("--json", action="store_true", help="as JSON")
     return parser
 
 

@@ -13,7 +13,8 @@
             ├── RequestCancelledError    the server, or the closing client, gave the request up
             ├── AvatarNotLoadedError     the server does not serve that avatar now
             ├── AvatarNotFoundError      the server's model repository has no such avatar
-            ├── PoolFullError            no avatar makes room for another in time; worth a try later
+            ├── ServerBusyError          more to do than it can; knows when to try again
+            │   └── PoolFullError        a pool has no room for another stream or avatar
             ├── RequestRefusedError      the server says what is wrong with the request, in one sentence
             └── ServerFaultError         a defect on the server's side; its log has the rest
 
@@ -21,6 +22,8 @@ Each one's text is one sentence meant for a person. What the libraries below rai
 """
 
 from __future__ import annotations
+
+import math
 
 from compositor_backend.errors import AvatarIdError, LipstreamError, SettingsError
 
@@ -35,6 +38,7 @@ __all__ = [
     "RequestCancelledError",
     "RequestRefusedError",
     "RequestTimeoutError",
+    "ServerBusyError",
     "ServerError",
     "ServerFaultError",
     "ServerUnavailableError",
@@ -99,8 +103,19 @@ class AvatarNotFoundError(ServerError):
     """The server's model repository has no avatar of that name."""
 
 
-class PoolFullError(ServerError):
-    """All avatars that a pool may hold on the server are in use, and were so for as long as one waits."""
+class ServerBusyError(ServerError):
+    """The server, or the pool for it, has more to do than it can.
+
+    `retry_after_s` is when it may be worth another try; the sentence ends with it.
+    """
+
+    def __init__(self, sentence: str, *, url: str, retry_after_s: float) -> None:
+        super().__init__(f"{sentence}; try again in about {math.ceil(retry_after_s)} s", url=url)
+        self.retry_after_s = retry_after_s
+
+
+class PoolFullError(ServerBusyError):
+    """A pool has no room for another stream, or no avatar has made room for another in time."""
 
 
 class RequestRefusedError(ServerError):

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from threading import Thread
 from types import TracebackType
+from wsgiref.simple_server import WSGIServer
 
 import numpy as np
+from prometheus_client import start_http_server
 
+from client._admission import Streams
 from client._client import LipstreamClient
 from client._pool_figures import PoolFigures
 from client._residents import Residents
+from client._retry import retrying
+from client._server_memory import MemoryBudget, MemoryReader, MetricsReader
 from client._settings import DEFAULT_URL, Keepalive, PoolSettings, RetryPolicy, Timeouts
 from client._transport import Transport
 from client._triton import TritonTransport
-from client.errors import AvatarNotLoadedError, ServerUnavailableError
+from client.errors import (
+    AvatarNotLoadedError,
+    PoolFullError,
+    ServerUnavailableError,
+    SessionError,
+    SettingsError,
+)
 from compositor_backend import contract
+
+POOL_RETRY = RetryPolicy(attempts=10, longest_delay_s=0.7, jitter=0.2)
+"""A pool's: 3.9 to 4.9 s in all, since `python -m server` brings a dead Triton back within 1 to 3 s."""
 
 _TRIES = 5
 """Of a load whose avatar another pool unloads before its first frame."""
@@ -62,35 +78,54 @@ class AvatarPool:
         retry: RetryPolicy | None = None,
         keepalive: Keepalive | None = None,
         transports: Sequence[Transport] | None = None,
+        metrics_urls: Sequence[str] | None = None,
+        memory_readers: Sequence[MemoryReader] | None = None,
         figures: PoolFigures | None = None,
     ) -> None:
-        """`urls` are ``host:port`` of gRPC services; `transports` stand in for connections to them."""
+        """`urls` are ``host:port`` of gRPC services; `transports` stand in for connections to them.
+
+        `metrics_urls` are the servers' metrics, such as ``http://127.0.0.1:8002/metrics``, one for each in the same
+        order: wanted where the settings have a budget of bytes. `memory_readers` stand in for them.
+
+        Requests of leases are sent again for about 4.5 s unless `retry` says otherwise: longer than `python -m server`
+        takes to bring a Triton back that has died.
+        """
         self.settings = settings or PoolSettings()
         self.figures = figures or PoolFigures()
         links = transports or [TritonTransport(url, keepalive or Keepalive()) for url in urls]
+        readers = memory_readers or [MetricsReader(url) for url in metrics_urls or ()]
         self._servers = [
-            _Server(link, self.settings, self.figures, timeouts or Timeouts(), retry or RetryPolicy())
-            for link in links
+            _Server(link, memory, self.settings, self.figures, timeouts or Timeouts(), retry or POOL_RETRY)
+            for link, memory in zip(links, self._budgets(readers, len(links)), strict=True)
         ]
+        self._retry = retry or POOL_RETRY
         self._pins: dict[str, _Server] = {}
+        self._exposition: tuple[WSGIServer, Thread] | None = None
 
     @asynccontextmanager
     async def lease(self, avatar: str) -> AsyncIterator[Lease]:
         """Have an avatar loaded, and keep it so within the block.
 
-        Raises `AvatarNotFoundError` or `ServerFaultError` where it cannot be loaded, `PoolFullError` where no other
-        makes room in time, `ServerUnavailableError` where no server answers.
+        Raises `AvatarNotFoundError` or `ServerFaultError` where it cannot be loaded, `PoolFullError` at once where
+        there are as many leases as may be and where no other avatar makes room in time, `ServerUnavailableError`
+        where no server answers.
         """
-        server = await self._take(contract.check_avatar_id(avatar))
+        server = await self._take(contract.check_avatar_id(avatar), stream=True)
+        began_s = time.monotonic()
         try:
             yield Lease(avatar, server.leased)
         finally:
-            server.residents.give(avatar)
+            server.give_stream(avatar, time.monotonic() - began_s)
 
     async def pin(self, avatar: str) -> None:
         """Load an avatar and keep it loaded until `unpin`; errors as of `lease`."""
-        if avatar not in self._pins:
-            self._pins[avatar] = await self._take(contract.check_avatar_id(avatar))
+        if avatar in self._pins:
+            return
+        server = await self._take(contract.check_avatar_id(avatar), stream=False)
+        if avatar in self._pins:  # by another task, meanwhile
+            server.residents.give(avatar)
+        else:
+            self._pins[avatar] = server
 
     def unpin(self, avatar: str) -> None:
         """Let a pinned avatar go when its turn comes; no error if it is not pinned."""
@@ -103,8 +138,24 @@ class AvatarPool:
         """Ids of the avatars that are loaded, by server, least recently used first."""
         return {server.residents.url: server.residents.loaded for server in self._servers}
 
+    def serve_figures(self, port: int, host: str = "127.0.0.1") -> int:
+        """Serve `figures` for Prometheus at ``http://host:port/metrics`` until `close`; returns the port.
+
+        Port 0 takes one that is free. `SettingsError` if it cannot be had, `SessionError` if they are served already.
+        """
+        if self._exposition is not None:
+            raise SessionError("the pool's figures are served already")
+        try:
+            self._exposition = start_http_server(port, host, self.figures.registry)
+        except (OSError, OverflowError) as error:
+            raise SettingsError(f"the pool's figures cannot be served at {host}:{port}: {error}") from error
+        return self._exposition[0].server_port
+
     async def close(self) -> None:
         """Give up loads under way and close the connections; what is loaded stays so. May be called twice."""
+        exposition, self._exposition = self._exposition, None
+        if exposition is not None:
+            await asyncio.to_thread(_stop, *exposition)
         for server in self._servers:
             await server.residents.close()
         for server in self._servers:
@@ -118,17 +169,47 @@ class AvatarPool:
     ) -> None:
         await self.close()
 
-    async def _take(self, avatar: str) -> _Server:
-        """A lease on the best server that answers."""
-        *others, last = self._by_preference(avatar)
-        for server in others:
-            try:
-                await server.residents.take(avatar)
-            except ServerUnavailableError:
+    def _budgets(self, readers: Sequence[MemoryReader], servers: int) -> list[MemoryBudget | None]:
+        host_bytes, gpu_bytes = self.settings.host_bytes, self.settings.gpu_bytes
+        if host_bytes is None and gpu_bytes is None:
+            return [None] * servers
+        if len(readers) != servers:
+            raise SettingsError(
+                f"a budget of bytes wants the metrics' address of each server: {servers} are wanted, "
+                f"metrics_urls has {len(readers)}"
+            )
+        return [MemoryBudget(reader, host_bytes=host_bytes, gpu_bytes=gpu_bytes) for reader in readers]
+
+    async def _take(self, avatar: str, *, stream: bool) -> _Server:
+        """See `_take_once`; patient only when no server is left to try, lest each absent one holds every lease up."""
+        return await retrying(lambda: self._take_once(avatar, stream=stream), self._retry)
+
+    async def _take_once(self, avatar: str, *, stream: bool) -> _Server:
+        """A place for the avatar on the best server that answers; with `stream`, on one that has a stream to give."""
+        gone: ServerUnavailableError | None = None
+        for server in self._by_preference(avatar):
+            if stream and server.streams.full:
                 continue
-            return server
-        await last.residents.take(avatar)
-        return last
+            try:
+                await (server.take_stream(avatar) if stream else server.residents.take(avatar))
+            except ServerUnavailableError as error:
+                gone = error
+            else:
+                return server
+        full = [server for server in self._servers if stream and server.streams.full]
+        if gone is not None and not full:
+            raise gone
+        raise self._no_stream(full)
+
+    def _no_stream(self, full: Sequence[_Server]) -> PoolFullError:
+        self.figures.refused.labels("streams").inc()
+        soonest = min(full, key=lambda server: server.streams.retry_after_s)
+        urls = ", ".join(server.residents.url for server in full)
+        return PoolFullError(
+            f"all {self.settings.streams} streams of {urls} are taken",
+            url=soonest.residents.url,
+            retry_after_s=soonest.streams.retry_after_s,
+        )
 
     def _by_preference(self, avatar: str) -> list[_Server]:
         """Servers that hold the avatar before others; then those with most room."""
@@ -142,30 +223,61 @@ class AvatarPool:
         )
 
 
+def _stop(server: WSGIServer, thread: Thread) -> None:
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
 class _Server:
     """One server: what it holds, a client for the pool, and one for leases, which brings back what was lost."""
 
     def __init__(
         self,
         transport: Transport,
+        memory: MemoryBudget | None,
         settings: PoolSettings,
         figures: PoolFigures,
         timeouts: Timeouts,
         retry: RetryPolicy,
     ) -> None:
-        # Warm-up frames want the avatar's own network.
-        self.control = LipstreamClient(transport=transport, timeouts=timeouts, retry=retry, idle_frames=False)
-        self.residents = Residents(transport.url, self._load, self.control.unload, settings, figures)
-        self.leased = LipstreamClient(
-            transport=transport, timeouts=timeouts, retry=retry, bring_back=self.residents.again
+        self.control = LipstreamClient(transport=transport, timeouts=timeouts, retry=retry)
+        # Whoever calls it tries again. Warm-up frames want the avatar's own network.
+        self._loader = LipstreamClient(
+            transport=transport, timeouts=timeouts, retry=RetryPolicy(attempts=1), idle_frames=False
         )
+        self._retry = retry
+        self.streams = Streams(settings.streams, figures)
+        self.residents = Residents(
+            transport.url, self._load, self.control.unload, settings, figures, self.streams, memory
+        )
+        self.leased = LipstreamClient(
+            transport=transport, timeouts=timeouts, retry=retry, bring_back=self._bring_back
+        )
+
+    async def take_stream(self, avatar: str) -> None:
+        """A stream, and the avatar loaded; see `Residents.take`."""
+        self.streams.begin()
+        try:
+            await self.residents.take(avatar)
+        except BaseException:
+            self.streams.end()
+            raise
+
+    def give_stream(self, avatar: str, length_s: float) -> None:
+        """End a stream that took so long."""
+        self.residents.give(avatar)
+        self.streams.end(length_s)
+
+    async def _bring_back(self, avatar: str) -> None:
+        await retrying(lambda: self.residents.again(avatar), self._retry)
 
     async def _load(self, avatar: str) -> None:
         """Load an avatar and see its first frame, so that no viewer waits for what happens only once."""
         for tries_left in reversed(range(_TRIES)):
-            await self.control.load(avatar)
+            await self._loader.load(avatar)
             try:
-                async with aclosing(self.control.speak(avatar, _HUM)) as frames:
+                async with aclosing(self._loader.speak(avatar, _HUM)) as frames:
                     async for _ in frames:
                         pass
             except AvatarNotLoadedError:

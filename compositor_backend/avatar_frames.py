@@ -37,7 +37,7 @@ class AvatarFrames:
     @classmethod
     def from_settings(cls, settings: Settings) -> AvatarFrames:
         """With packs from the operator's folder, none open yet."""
-        return cls(PackCache(settings.avatars_folder, settings.pack_cache_bytes))
+        return cls(PackCache.from_settings(settings))
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Answers one request; a `RequestError` says what is wrong with it."""
@@ -50,7 +50,8 @@ class AvatarFrames:
 def gather_faces(pack: AvatarPack, template: NDArray[np.intp]) -> NDArray[np.uint8]:
     """What the network sees of each template frame [B]: uint8 [B, 3, S, S], RGB, planar; not to be written to.
 
-    Frames that follow each other, as they do but at the timeline's turns, are handed out where they are mapped.
+    Frames that follow each other, as they do but at the timeline's turns, are handed out where they are mapped. If
+    their file is changed before they are sent, the compositor finds the pack damaged, and no frame is made of them.
     """
     first, last = int(template[0]), int(template[-1])
     if last - first == len(template) - 1 and (np.diff(template) == 1).all():

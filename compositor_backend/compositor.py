@@ -40,17 +40,23 @@ class Compositor:
     @classmethod
     def from_settings(cls, settings: Settings) -> Compositor:
         """A compositor with a cache of packs of its own."""
-        return cls(PackCache(settings.avatars_folder, settings.pack_cache_bytes))
+        return cls(PackCache.from_settings(settings))
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Answer one request; a `RequestError` says what is wrong with it."""
         frame_index = check_frame_index(inputs[FRAME_INDEX.name])
-        pack = self._packs.get(parse_avatar(inputs[AVATAR.name]))
-        template = template_frames(frame_index, pack.frames)
-        frames = compose(pack, template, inputs[MOUTH.name], inputs[AVATAR_KEY.name])
-        jpeg = np.empty(len(frames), object)
-        jpeg[:] = frames
-        return {JPEG.name: jpeg, RECT.name: pack.rects[template]}
+        avatar_id = parse_avatar(inputs[AVATAR.name])
+        return self._packs.use(avatar_id, lambda pack: _answer(pack, frame_index, inputs))
+
+
+def _answer(
+    pack: AvatarPack, frame_index: NDArray[np.int32], inputs: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    template = template_frames(frame_index, pack.frames)
+    frames = compose(pack, template, inputs[MOUTH.name], inputs[AVATAR_KEY.name])
+    jpeg = np.empty(len(frames), object)
+    jpeg[:] = frames
+    return {JPEG.name: jpeg, RECT.name: pack.rects[template]}
 
 
 def compose(

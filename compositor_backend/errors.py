@@ -8,6 +8,7 @@
     │   ├── NoIdleFramesError      the avatar was imported without idle frames
     │   └── WrongNetworkError      the mouth was drawn by another avatar's network
     ├── PackError                  an avatar folder is incomplete, damaged or of an unknown format
+    │   └── DamagedAvatarError     a request asked for such an avatar; its text is the answer, its cause is for the log
     └── SettingsError              a setting has no valid value
 
 What is not a `LipstreamError` is a defect: it is logged whole and answered with one opaque sentence.
@@ -44,6 +45,10 @@ class WrongNetworkError(RequestError):
 
 class PackError(LipstreamError):
     """An avatar folder is incomplete, damaged or of an unknown format."""
+
+
+class DamagedAvatarError(PackError):
+    """The avatar that a request asked for has such a folder; the text names the avatar only, `__cause__` the file."""
 
 
 class SettingsError(LipstreamError):

@@ -17,7 +17,7 @@ from compositor_backend.contract import (
     parse_avatar,
 )
 from compositor_backend.errors import NoIdleFramesError
-from compositor_backend.pack import PackCache
+from compositor_backend.pack import AvatarPack, PackCache
 from compositor_backend.settings import Settings
 from compositor_backend.timeline import template_frames
 
@@ -31,18 +31,21 @@ class IdleFrames:
     @classmethod
     def from_settings(cls, settings: Settings) -> IdleFrames:
         """With packs from the operator's folder, none open yet."""
-        return cls(PackCache(settings.avatars_folder, settings.pack_cache_bytes))
+        return cls(PackCache.from_settings(settings))
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Answer one request; a `RequestError` says what is wrong with it."""
         frame_index = check_frame_index(inputs[FRAME_INDEX.name])
-        pack = self._packs.get(parse_avatar(inputs[AVATAR.name]))
-        if not pack.has_idle:
-            raise NoIdleFramesError(
-                f"AVATAR {pack.manifest.id!r} has no idle frames: it has no audio encoder, or was imported "
-                "before there were any; ask its ensemble"
-            )
-        template = template_frames(frame_index, pack.frames)
-        jpeg = np.empty(len(template), object)
-        jpeg[:] = [pack.idle_jpeg(frame) for frame in template.tolist()]
-        return {JPEG.name: jpeg, RECT.name: pack.rects[template]}
+        return self._packs.use(parse_avatar(inputs[AVATAR.name]), lambda pack: _answer(pack, frame_index))
+
+
+def _answer(pack: AvatarPack, frame_index: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
+    if not pack.has_idle:
+        raise NoIdleFramesError(
+            f"AVATAR {pack.manifest.id!r} has no idle frames: it has no audio encoder, or was imported "
+            "before there were any; ask its ensemble"
+        )
+    template = template_frames(frame_index, pack.frames)
+    jpeg = np.empty(len(template), object)
+    jpeg[:] = [pack.idle_jpeg(frame) for frame in template.tolist()]
+    return {JPEG.name: jpeg, RECT.name: pack.rects[template]}

@@ -19,6 +19,8 @@ _EOI_CODE = 0xD9
 _SOF0_CODE = 0xC0
 _SOS_CODE = 0xDA
 _RST0_CODE = 0xD0
+_APP0_CODE = 0xE0
+_COM_CODE = 0xFE
 RESTART_MARKERS = 8
 """Restart markers are numbered modulo this."""
 MARKER_BYTES = 2
@@ -55,35 +57,55 @@ def encode(pixels: NDArray[np.uint8], settings: JpegSettings) -> bytes:
 
 @dataclass(frozen=True)
 class Header:
-    """A JPEG's header, SOI … SOS: its bytes, where height and width (16 bits each) lie in them, both."""
+    """A JPEG's header, SOI … SOS: its bytes, and the same without comments (COM), as the encoder writes them.
+
+    `size_at` says where height and width (16 bits each) lie in the latter.
+    """
 
     data: bytes
+    encoded: bytes
     size_at: int
     width: int
     height: int
 
     def same_tables(self, jpeg: bytes) -> bool:
-        """True if `jpeg` starts with this header, its height and width aside."""
-        at, length = self.size_at, len(self.data)
-        return jpeg[:at] == self.data[:at] and jpeg[at + 4 : length] == self.data[at + 4 :]
+        """True if `jpeg` starts with this header, its comments, height and width aside."""
+        at, length = self.size_at, len(self.encoded)
+        return jpeg[:at] == self.encoded[:at] and jpeg[at + 4 : length] == self.encoded[at + 4 :]
 
 
 def read_header(jpeg: bytes) -> Header:
     """The header of a baseline JPEG; `PackError` if `jpeg` is none or is cut off."""
     if jpeg[:2] != SOI:
         raise PackError("a JPEG header does not start with SOI")
-    at, size_at = len(SOI), 0
+    at, size_at, encoded = len(SOI), 0, SOI
     while True:
         code, length = _segment(jpeg, at)
+        end = at + MARKER_BYTES + length
         if code == _SOF0_CODE:
-            size_at = at + 5  # marker, length, sample precision
-        at += MARKER_BYTES + length
+            size_at = len(encoded) + 5  # marker, length, sample precision
+        if code != _COM_CODE:
+            encoded += jpeg[at:end]
+        at = end
         if code == _SOS_CODE:
             break
     if not size_at:
         raise PackError("a JPEG header holds no baseline frame (SOF0)")
-    height, width = (int.from_bytes(jpeg[i : i + 2], "big") for i in (size_at, size_at + 2))
-    return Header(jpeg[:at], size_at, width, height)
+    height, width = (int.from_bytes(encoded[i : i + 2], "big") for i in (size_at, size_at + 2))
+    return Header(jpeg[:at], encoded, size_at, width, height)
+
+
+def with_comment(jpeg: bytes, text: bytes) -> bytes:
+    """A JPEG, or its header, with a comment (COM); `PackError` if `jpeg` is none.
+
+    It stands as early as it may: JFIF wants its own segment (APP0) to be the first.
+    """
+    at = len(SOI)
+    code, length = _segment(jpeg, at)
+    if code == _APP0_CODE:
+        at += MARKER_BYTES + length
+    comment = bytes([0xFF, _COM_CODE]) + (MARKER_BYTES + len(text)).to_bytes(2, "big") + text
+    return jpeg[:at] + comment + jpeg[at:]
 
 
 def _segment(jpeg: bytes, at: int) -> tuple[int, int]:

@@ -23,9 +23,9 @@ def give_back() -> None:
 
 
 class Rest:
-    """Gives memory back each time that nothing was done for `rest_s` seconds; one for each process.
+    """Gives memory back, or whatever `give_back` is, each time that nothing was done for `rest_s` seconds.
 
-    `give_back` is called in a thread of its own, which the first call of `worked` starts.
+    `give_back` is called in a thread of its own, which the first call of `worked` starts and which never ends.
     """
 
     def __init__(self, rest_s: float = REST_S, give_back: Callable[[], None] = give_back) -> None:
@@ -46,7 +46,13 @@ class Rest:
     def _watch(self) -> None:
         while True:
             self._awake.wait()
-            while (left_s := self._worked_s + self._rest_s - time.monotonic()) > 0:
+            while (left_s := self._left_s()) > 0:
                 time.sleep(left_s)
-            self._awake.clear()  # and only then: work that is done meanwhile is noticed
-            self._give_back()
+            self._awake.clear()
+            if self._left_s() > 0:  # work was done between looking and clearing
+                self._awake.set()
+            else:
+                self._give_back()
+
+    def _left_s(self) -> float:
+        return self._worked_s + self._rest_s - time.monotonic()

@@ -11,34 +11,45 @@ scan_data       u8 [·]            entropy-coded data of the frames' JPEGs, mark
 scan_offsets    i64 [N,S+1]       where each segment starts in it, and where the last one's marker ends
 region_data     u8 [·]            the frame's own pixels in its region, RGB, one frame after the other
 region_boxes    i32 [N,4]         the region: the face box grown to whole segments
-jpeg_header     u8 [·]            SOI … SOS of every frame
+jpeg_header     u8 [·]            SOI … SOS of every frame, any comment (COM) included
 idle_data       u8 [·]            the regions' segments with the mouth of silence, markers in place; may be left out
 idle_offsets    i64 [R+1]         where each of all regions' rows of segments starts in it, and where the last one ends
 ==============  ================  ====================================================================
 
 The files are mapped, so processes share them in the page cache. They must never be changed in place: an
 importer writes a new folder and renames it over the old one; whoever has the old files mapped keeps them.
+
+Where somebody does change them, it is noticed: the importer writes the manifest last, so a file that is newer was
+written since, and is compared with its checksum when it is opened; and `PackCache` looks at each request whether a
+file is still the one that was opened.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compositor_backend.contract import avatar_ensemble_name
-from compositor_backend.errors import PackError, UnknownAvatarError
+from compositor_backend.errors import DamagedAvatarError, PackError, UnknownAvatarError
 from compositor_backend.geometry import FAMILIES, Region, SegmentGrid, check_box
 from compositor_backend.jpeg import Header, JpegSettings, encode, marker_codes, read_header
-from compositor_backend.manifest import MANIFEST_NAME, FileEntry, Manifest
+from compositor_backend.manifest import IDLE_FILES, MANIFEST_NAME, PACK_FILES, FileEntry, Manifest
+from compositor_backend.memory import Rest, give_back
+from compositor_backend.settings import DEFAULT_PACK_IDLE_S, Settings
 from compositor_backend.splice import join
 
 _HASH_BLOCK_BYTES = 1 << 20
@@ -55,7 +66,8 @@ class AvatarPack:
     """An open pack; every array is read-only and mapped from disk.
 
     Opening checks all that indexes into the mapped data, so damage can spoil pixels but never read out of
-    bounds; `verify` reads everything. `PackError` says what is wrong.
+    bounds. A file that is newer than the manifest, which an importer writes last, is read whole and compared with
+    its checksum; `verify` does so with every file. `PackError` says what is wrong.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,6 +84,7 @@ class AvatarPack:
             self.manifest.subsampling,
             self.manifest.restart_interval,
         )
+        self._imported_ns = _written_ns(folder / MANIFEST_NAME)
         self._map_files()
 
     def _map_files(self) -> None:
@@ -126,8 +139,7 @@ class AvatarPack:
     def verify(self) -> None:
         """Read every file and compare it with its checksum, and every marker with its place; slow."""
         for name, entry in self.manifest.files.items():
-            if file_sha256(self._path(name)) != entry.sha256:
-                raise PackError(f"{self._path(name)} is damaged: its SHA-256 is not the manifest's")
+            _check_sha256(self._path(name), entry)
         segments = self.grid.segments
         expected = marker_codes(0, segments, segments)
         data = np.frombuffer(self.scan, np.uint8)
@@ -169,7 +181,7 @@ class AvatarPack:
             raise PackError(
                 f"{path} holds {entry.dtype} {list(entry.shape)}; {wanted_dtype} {wanted} is wanted"
             )
-        return _map_array(path, entry, wanted_dtype)
+        return _map_array(path, entry, wanted_dtype, self._imported_ns)
 
     def _checked_regions(self) -> list[Region]:
         """Each frame's region by its face box, which must be what the file says."""
@@ -221,12 +233,18 @@ class AvatarPack:
             raise PackError(f"{self._path(name)} falls or leaves the {size} bytes of data")
 
 
-def _map_array(path: Path, entry: FileEntry, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The array in a ``.npy`` file, mapped read-only; `PackError` if it is not what the entry says."""
+def _map_array(path: Path, entry: FileEntry, dtype: np.dtype[Any], trusted_ns: int) -> NDArray[Any]:
+    """The array in a ``.npy`` file, mapped read-only; `PackError` if it is not what the entry says.
+
+    The checksum is compared if the file was written after `trusted_ns`.
+    """
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        size = status.st_size
         if size != entry.bytes:
             raise PackError(f"{path} is {size} bytes long; {entry.bytes} are wanted")
+        if status.st_mtime_ns > trusted_ns:
+            _check_sha256(path, entry)
         with path.open("rb") as file:
             start = _array_start(file.read(_NPY_HEADER_LIMIT_BYTES), dtype, entry.shape)
         if start is None or start + math.prod(entry.shape) * dtype.itemsize != size:
@@ -252,6 +270,18 @@ def _array_start(header: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) ->
     return start if stored == shape and found.end() == start else None
 
 
+def _check_sha256(path: Path, entry: FileEntry) -> None:
+    if file_sha256(path) != entry.sha256:
+        raise PackError(f"{path} is damaged: its SHA-256 is not the manifest's")
+
+
+def _written_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError as error:
+        raise PackError(f"{path} cannot be read: {error}") from error
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file as hexadecimal digits; `PackError` if it cannot be read."""
     digest = hashlib.sha256()
@@ -264,21 +294,50 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+_T = TypeVar("_T")
+_DATA_FILES = tuple(f"{name}.npy" for name in (*PACK_FILES, *IDLE_FILES))
+_OPENINGS = 2
+"""How often a pack is opened that is exchanged meanwhile."""
 _Identity = tuple[int, int, int, int]
+_State = tuple[_Identity | None, ...]
+"""The identities of the manifest and of `_DATA_FILES`, None for one that is not there."""
+
+
+@dataclass
+class _Known:
+    """An avatar's open pack, or why it cannot be opened, and the state of its files for which that holds.
+
+    On the monotonic clock, `used_s` is when that was last asked for, or found to have failed, and `retry_s` when a
+    failed opening may be repeated under the same manifest.
+    """
+
+    state: _State
+    found: AvatarPack | str
+    used_s: float
+    retry_s: float = 0.0
 
 
 class PackCache:
     """The open packs of one process: at most `budget_bytes` of them, the least recently used goes first.
 
-    An evicted pack lives on while somebody holds it. The last one opened stays even if it exceeds the budget
-    alone. Safe to use from several threads.
+    A pack that nobody asked for in `idle_s` seconds goes as well, and its files are unmapped; a thread of its own sees
+    to it where no requests come. A pack that goes lives on while somebody holds it. The last one opened stays even if
+    it exceeds the budget alone. Safe to use from several threads.
     """
 
-    def __init__(self, avatars_folder: Path, budget_bytes: int) -> None:
+    def __init__(self, avatars_folder: Path, budget_bytes: int, idle_s: float = DEFAULT_PACK_IDLE_S) -> None:
         self._folder = avatars_folder
         self._budget_bytes = budget_bytes
+        self._idle_s = idle_s
         self._lock = threading.Lock()
-        self._packs: OrderedDict[str, tuple[_Identity, AvatarPack]] = OrderedDict()
+        # When nothing was asked for in `idle_s`, each pack has been idle for as long.
+        self._rest = Rest(idle_s, self._at_rest)
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> PackCache:
+        """With packs from the operator's folder, none open yet."""
+        return cls(settings.avatars_folder, settings.pack_cache_bytes, settings.pack_idle_s)
 
     @property
     def nbytes(self) -> int:
@@ -287,58 +346,148 @@ class PackCache:
             return self._mapped_bytes()
 
     def get(self, avatar_id: str) -> AvatarPack:
-        """The avatar's pack, opened if it is not; opened anew if the avatar was imported again.
+        """The avatar's pack, opened if it is not; opened anew if any of its files is no longer the one opened.
 
-        `AvatarIdError` if `avatar_id` is none, `UnknownAvatarError` if there is no such avatar, `PackError` if
-        its pack is damaged.
+        `AvatarIdError` if `avatar_id` is none, `UnknownAvatarError` if there is no such avatar,
+        `DamagedAvatarError` if its pack cannot be opened.
+
+        Looking takes 20 microseconds. A file that is cut short after that, while the pack is being read, ends the
+        process (SIGBUS), and the server has to be started again.
         """
+        return self._look(avatar_id)[1]
+
+    def use(self, avatar_id: str, work: Callable[[AvatarPack], _T]) -> _T:
+        """What `work` makes of the avatar's pack (`get`), made anew if a file was changed meanwhile.
+
+        So nothing gets out that was made of bytes which somebody was just writing.
+        """
+        state, pack = self._look(avatar_id)
+        for _ in range(_OPENINGS):
+            try:
+                made = work(pack)
+            finally:
+                # Whatever became of the work: if the pack is damaged by now, that is the answer. The files of an
+                # avatar that was taken away are as they were.
+                before = state
+                with suppress(UnknownAvatarError):
+                    state, pack = self._look(avatar_id)
+            if state == before:
+                return made
+        raise _damaged(avatar_id) from PackError(f"{pack.folder} is being written to")
+
+    def _look(self, avatar_id: str) -> tuple[_State, AvatarPack]:
         folder = self._folder / avatar_ensemble_name(avatar_id)
         with self._lock:
-            identity = self._identity(avatar_id, folder)
-            known, pack = self._packs.get(avatar_id, (None, None))
-            if pack is None or known != identity:
-                self._packs.pop(avatar_id, None)
-                identity, pack = self._open(avatar_id, folder, identity)
-                self._packs[avatar_id] = identity, pack
-                self._evict()
-            self._packs.move_to_end(avatar_id)
-            return pack
-
-    def _open(self, avatar_id: str, folder: Path, identity: _Identity) -> tuple[_Identity, AvatarPack]:
-        """The pack, all of one import: if the folder is exchanged while it is being opened, once more."""
-        while True:
+            self._drop_idle()
             try:
-                pack = AvatarPack(folder)
-            except PackError:
-                after = self._identity(avatar_id, folder)
-                if after == identity:
-                    raise
-            else:
-                after = self._identity(avatar_id, folder)
-                if after == identity:
-                    break
-            identity = after
-        if pack.manifest.id != avatar_id:
-            raise PackError(
-                f"{folder / MANIFEST_NAME} is of the avatar {pack.manifest.id!r}, not {avatar_id!r}"
-            )
-        return identity, pack
+                return self._current(avatar_id, folder)
+            except PackError as error:
+                raise _damaged(avatar_id) from error
 
-    def _identity(self, avatar_id: str, folder: Path) -> _Identity:
-        """What changes when an avatar is imported again."""
+    def _current(self, avatar_id: str, folder: Path) -> tuple[_State, AvatarPack]:
+        state = self._state(avatar_id, folder)
+        known = self._known.get(avatar_id)
+        if known is None or _is_over(known, state):
+            self._known.pop(avatar_id, None)
+            known = self._known[avatar_id] = self._open(avatar_id, folder, state)
+            self._evict()
+        if isinstance(known.found, str):
+            raise PackError(known.found)
+        known.used_s = time.monotonic()
+        self._known.move_to_end(avatar_id)
+        self._rest.worked()
+        return known.state, known.found
+
+    def _open(self, avatar_id: str, folder: Path, state: _State) -> _Known:
+        """The pack, all of one import: if the folder is exchanged while it is being opened, once more.
+
+        A failure is remembered, so that it costs no reading of whole files again at each request. Asking again does
+        not make it younger: after `idle_s` it is tried again, whatever may have been wrong.
+        """
+        started_s = time.monotonic()
+        for _ in range(_OPENINGS):
+            found = _opened(avatar_id, folder)
+            before, state = state, self._state(avatar_id, folder)
+            if state == before:
+                break
+        else:
+            found, state = f"{folder} is being written to", state[:1]
+        now_s = time.monotonic()
+        if isinstance(found, AvatarPack):
+            return _Known(state, found, now_s)
+        # Somebody who keeps on writing shall not take more than half of the time from other avatars.
+        return _Known(state, found, now_s, retry_s=now_s + (now_s - started_s))
+
+    def _state(self, avatar_id: str, folder: Path) -> _State:
+        """What changes when the avatar is imported again, or any of its files is written to or removed."""
         path = folder / MANIFEST_NAME
         try:
-            found = path.stat()
+            manifest = _identity(path.stat())
         except (FileNotFoundError, NotADirectoryError):
-            self._packs.pop(avatar_id, None)
+            self._known.pop(avatar_id, None)
             raise UnknownAvatarError(f"AVATAR {avatar_id!r} is not on this server") from None
         except OSError as error:
             raise PackError(f"{path} cannot be read: {error}") from error
-        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+        root = str(folder)
+        return manifest, *[_identity_of(f"{root}/{name}") for name in _DATA_FILES]
+
+    def _at_rest(self) -> None:
+        with self._lock:
+            self._drop_idle()
+        give_back()
+
+    def _drop_idle(self) -> None:
+        limit_s = time.monotonic() - self._idle_s
+        while self._known and next(iter(self._known.values())).used_s <= limit_s:
+            self._known.popitem(last=False)
 
     def _evict(self) -> None:
-        while len(self._packs) > 1 and self._mapped_bytes() > self._budget_bytes:
-            self._packs.popitem(last=False)
+        while len(self._known) > 1 and self._mapped_bytes() > self._budget_bytes:
+            self._known.popitem(last=False)
 
     def _mapped_bytes(self) -> int:
-        return sum(pack.nbytes for _, pack in self._packs.values())
+        packs = (known.found for known in self._known.values())
+        return sum(pack.nbytes for pack in packs if isinstance(pack, AvatarPack))
+
+
+def _is_over(known: _Known, state: _State) -> bool:
+    """Whether what is known of an avatar holds no longer, now that its files are in `state`."""
+    imported_again = known.state[:1] != state[:1]
+    return imported_again or (known.state != state and time.monotonic() >= known.retry_s)
+
+
+def _opened(avatar_id: str, folder: Path) -> AvatarPack | str:
+    """The pack, or why it cannot be opened; `PackError` if that may be another time.
+
+    The reason is no exception: one that is kept keeps the files that were mapped when it was raised.
+    """
+    try:
+        pack = AvatarPack(folder)
+    except PackError as error:
+        if _may_pass(error):
+            raise
+        return str(error)
+    if pack.manifest.id == avatar_id:
+        return pack
+    return f"{folder / MANIFEST_NAME} is of the avatar {pack.manifest.id!r}, not {avatar_id!r}"
+
+
+def _may_pass(error: PackError) -> bool:
+    """Whether it may pass without a file being changed: no memory, too many open files, a network down."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+
+
+def _damaged(avatar_id: str) -> DamagedAvatarError:
+    return DamagedAvatarError(f"AVATAR {avatar_id!r} is damaged on this server")
+
+
+def _identity(status: os.stat_result) -> _Identity:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _identity_of(path: str) -> _Identity | None:
+    try:
+        return _identity(os.stat(path))  # noqa: PTH116 - at every request; a `Path` takes longer to make than to look
+    except OSError:
+        return None

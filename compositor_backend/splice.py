@@ -56,7 +56,7 @@ def cut(header: Header, jpeg: bytes) -> Segments:
     """
     if not header.same_tables(jpeg):
         raise PackError("the pack's JPEG tables are not this encoder's; import the avatar again")
-    data = np.frombuffer(jpeg, np.uint8)[len(header.data) :].copy()
+    data = np.frombuffer(jpeg, np.uint8)[len(header.encoded) :].copy()
     return Segments(data, marker_offsets(data))
 
 

@@ -46,6 +46,8 @@ args=(
   --model-repository="$avatars"
   # The client side decides which avatars are loaded, over gRPC.
   --model-control-mode=explicit
+  # One avatar that cannot be loaded does not make the server unfit for all others.
+  --strict-readiness=false
   # Configs are complete; completing one costs an extra Python process for each load.
   --disable-auto-complete-config
   # All interfaces of the container; compose.yaml publishes the ports on the host's loopback address.

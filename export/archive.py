@@ -28,6 +28,7 @@ from export.atomic import publish, replacing, staging
 from export.avatar import MODEL_FILE, STAMP_FILE, Progress
 from export.check import check_avatar, check_graphs
 from export.checksums import SUMS_FILE, record_sums
+from export.clone_graph import is_clone
 from export.errors import ExportError
 from export.model_configs import Network
 from export.onnx_guard import MAX_ONNX_BYTES
@@ -116,6 +117,10 @@ def contents_of(folder: Path) -> Contents:
     if folder.name != contract.avatar_ensemble_name(manifest.id):
         raise ExportError(
             f"{folder} holds the avatar {manifest.id!r}; its folder is named avatar_{manifest.id}"
+        )
+    if is_clone(folder.parent / manifest.network):
+        raise ExportError(
+            f"{manifest.id} is a clone, whose files are shared with others: pack the avatar that it was made from"
         )
     with AvatarPack(folder) as pack:
         pack.verify()
@@ -366,6 +371,8 @@ def _renamed(archive: Path, contents: Contents, stage: Path, avatar_id: str) -> 
         raise ExportError(
             f"{MANIFEST_NAME} in {archive} is of another avatar than {LIST_NAME}, or names other models"
         )
+    # It was the archive's first file. A manifest is its pack's last: what is newer is taken for changed.
+    (folder / MANIFEST_NAME).touch()
     if avatar_id == manifest.id:
         return manifest
     network = contents.network

@@ -55,13 +55,19 @@ def staging(root: Path) -> Iterator[Path]:
                 _settle(root, stage)
 
 
-def publish(root: Path, stage: Path, choose: Callable[[], Sequence[str]]) -> None:
+def publish(root: Path, stage: Path, choose: Callable[[], Sequence[str]], *, many: bool = False) -> None:
     """Make folders of `stage` appear in `root`: those that `choose` names, called when nobody else renames.
 
     They appear in that order. Those of them that are there already go away before, last ones first: at no moment
     does a later folder stand beside an earlier one of another build. If `choose` raises, nothing happens.
+
+    All that is staged is brought to the disk before, file by file. Of `many` files that takes minutes: then the system
+    is told to bring all there that is waiting, whoever wrote it.
     """
-    _sync_tree(stage)
+    if many:
+        os.sync()
+    else:
+        _sync_tree(stage)
     with root_lock(root):
         names = choose()
         _mark_ready(stage, names)

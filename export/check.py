@@ -189,7 +189,7 @@ def _network(manifest: Manifest, root: Path) -> str:
 def _network_graph(manifest: Manifest, root: Path) -> bool:
     """Look at the graph; whether there was a checksum to compare it with."""
     folder = root / manifest.network
-    network = inspect_network(_model_file(folder))
+    network = inspect_network(_model_file(folder), clone=True)
     if (network.family, network.audio_shape) != (manifest.family, manifest.audio_shape):
         raise ExportError(
             f"{folder} is a {network.family} network with audio {list(network.audio_shape)}; the manifest says "

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _COMMAND_MODULES = (
     "export.avatar_cli",
     "export.archive_cli",
+    "export.clone_cli",
     "export.import_cli",
     "export.prepare_cli",
     "export.engines_cli",

@@ -170,7 +170,7 @@ def _speech(pack: AvatarPack, tell: _Tell) -> str:
     count = min(SPOKEN_FRAMES, pack.frames)
     template = spread(pack.frames, count)
     network = _network_path(pack)
-    session = open_session(network)
+    session = open_session(network, clone=True)
     mouths, keys = _draw(network, session, pack, template, _spoken_audio(pack, count))
     _check_mouths(network, template, mouths)
     for number, (frame, jpeg) in enumerate(
@@ -285,11 +285,11 @@ def _idle_frames(pack: AvatarPack, tell: _Tell) -> str:
     """Idle frames show what the networks draw to silence today, as nearly as arithmetic differs by machine."""
     encoder = _encoder_path(pack.manifest, pack.folder.parent)
     if not pack.has_idle or not pack.manifest.hears_speech:
-        return "none: the avatar has no audio encoder, or was imported before there were any"
+        return "none: the avatar has no audio encoder, is a clone, or was imported before there were any"
     # Every frame hears the same.
     silence = silent_audio(encoder, pack.manifest.audio_shape)[:1]
     network = _network_path(pack)
-    session = open_session(network)
+    session = open_session(network, clone=True)
     template = spread(pack.frames, IDLE_FRAMES)
     equal, least_db = 0, math.inf
     for first in range(0, len(template), BATCH):

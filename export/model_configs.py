@@ -24,6 +24,9 @@ GPU_SLOT = "gpu_slot"
 """The rate limiter's resource: the server has eight, so eight executions run at a time, whoever's they are."""
 QUEUE_DELAY_US = 500
 """How long a batch waits for others: requests that come together run together, and none is held up noticeably."""
+GPU_QUEUE = 128
+CPU_QUEUE = 64
+"""Requests that may wait for a network: the embedded server's are 16 clients with four requests under way each."""
 ENCODER_MAX_BATCH = 64
 """At least `contract.MAX_WINDOWS`, the windows of one request."""
 ENCODER_GPU_INSTANCES = 2
@@ -75,7 +78,7 @@ def write_audio_encoder(folder: Path, name: str) -> None:
 
 def gpu_config(model: Model, max_batch: int, instances: int) -> pb.ModelConfig:
     """The production config of an ONNX graph: `instances` on each GPU, taking turns with all other avatars'."""
-    config = _onnx_config(model, max_batch)
+    config = _onnx_config(model, max_batch, GPU_QUEUE)
     group = config.instance_group.add(count=instances, kind=pb.ModelInstanceGroup.KIND_GPU)
     group.rate_limiter.resources.add(name=GPU_SLOT, count=1)
     config.model_warmup.extend(_warm_up(model, batch) for batch in (1, max_batch))
@@ -84,7 +87,7 @@ def gpu_config(model: Model, max_batch: int, instances: int) -> pb.ModelConfig:
 
 def cpu_config(model: Model, max_batch: int) -> pb.ModelConfig:
     """The config of an ONNX graph for a machine without a GPU."""
-    config = _onnx_config(model, max_batch)
+    config = _onnx_config(model, max_batch, CPU_QUEUE)
     config.instance_group.add(count=CPU_INSTANCES, kind=pb.ModelInstanceGroup.KIND_CPU)
     config.model_warmup.append(_warm_up(model, 1))
     return config
@@ -140,11 +143,12 @@ def read_config(path: Path) -> pb.ModelConfig:
 
 
 # --- messages ---
-def _onnx_config(model: Model, max_batch: int) -> pb.ModelConfig:
+def _onnx_config(model: Model, max_batch: int, queue: int) -> pb.ModelConfig:
     config = pb.ModelConfig(name=model.name, backend="onnxruntime", max_batch_size=max_batch)
     config.default_model_filename = "model.onnx"
     _add_tensors(config, model, batched=True)
     config.dynamic_batching.max_queue_delay_microseconds = QUEUE_DELAY_US
+    config.dynamic_batching.default_queue_policy.max_queue_size = queue
     return config
 
 
@@ -195,6 +199,8 @@ _BATCH_NOTES = (
     "max_batch_size: rows of a batch at most; dims leave that dimension out.",
     f"dynamic_batching: requests of all clients that come within {QUEUE_DELAY_US / 1000:g} ms run as one. No "
     "preferred sizes: what is there is run, since waiting for a full batch would hold up speech.",
+    "max_queue_size: so many requests may wait, and one more is refused at once. A longer queue would give everybody "
+    "frames too late to be shown, and hold their memory; who is refused can come back or go elsewhere.",
 )
 _GPU_NOTES = (
     *_BATCH_NOTES,

@@ -35,9 +35,14 @@ class ServedNetwork:
         return Network(name, FAMILIES[self.family].network_px, self.audio_shape)
 
 
-def open_session(path: Path, called: Path | None = None) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU; `ExportError`, naming the file as `called`, if it does not load."""
-    refuse_foreign_files(path, called)
+def open_session(
+    path: Path, called: Path | None = None, *, clone: bool = False
+) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU; `ExportError`, naming the file as `called`, if it does not load.
+
+    It may be that of a `clone`, which keeps what sets it apart in a file beside it.
+    """
+    refuse_foreign_files(path, called, clone=clone)
     return _open(str(path), called or path)
 
 
@@ -68,13 +73,13 @@ def checkpoint_of(path: Path) -> str | None:
     return None if found is None else str(found)
 
 
-def inspect_network(path: Path, called: Path | None = None) -> ServedNetwork:
+def inspect_network(path: Path, called: Path | None = None, *, clone: bool = False) -> ServedNetwork:
     """Read what a U-Net's graph of the contract is, and run it once for its key; `ExportError` if it is none.
 
-    Errors name the file as `called`.
+    Errors name the file as `called`. It may be that of a `clone`.
     """
     name = called or path
-    session = open_session(path, name)
+    session = open_session(path, name, clone=clone)
     face, audio = _visual_and_audio_shapes(name, session)
     family = next((f.name for f in FAMILIES.values() if face[1:] == [3, f.network_px, f.network_px]), None)
     if family is None:

@@ -17,6 +17,7 @@ from compositor_backend.errors import SettingsError
 from compositor_backend.geometry import FAMILIES
 from compositor_backend.manifest import Manifest
 from export.avatar import MODEL_FILE
+from export.checksums import record_sums
 from export.model_configs import Network, write_avatar_ensemble, write_features_ensemble, write_lipsync
 
 
@@ -39,17 +40,21 @@ def copy_avatar(source: Path, avatar_id: str, target: Path, new_id: str) -> list
     write_features_ensemble(_fresh(target / features_ensemble_name(new_id)), new_id, config)
     write_lipsync(_fresh(target / network), config)
     files.append(_copy(source / manifest.network / MODEL_FILE, target / network / MODEL_FILE))
+    record_sums(target / network)
     encoder = audio_encoder_name(manifest.encoder)
     if not (target / encoder).exists():
         shutil.copytree(source / encoder, target / encoder)
     files.append(_copy(source / encoder / MODEL_FILE, target / encoder / MODEL_FILE))
+    record_sums(target / encoder)
     return files
 
 
 def _copy_pack(pack: Path, manifest: Manifest, target: Path) -> list[Path]:
     folder = _fresh(target / avatar_ensemble_name(manifest.id))
+    files = [_copy(pack / f"{name}.npy", folder / f"{name}.npy") for name in manifest.files]
+    # Last: a file that is newer than the manifest is read whole when the pack is opened.
     manifest.save(folder)
-    return [_copy(pack / f"{name}.npy", folder / f"{name}.npy") for name in manifest.files]
+    return files
 
 
 def _fresh(folder: Path) -> Path:

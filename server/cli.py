@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from compositor_backend.errors import LipstreamError
 from server.errors import StartError
+from server.health import HealthEndpoint
 from server.launcher import TritonServer
+from server.repositories import shared_models
 from server.settings import (
     DEFAULT_GRPC_PORT,
+    DEFAULT_HEALTH_PORT,
     DEFAULT_HTTP_PORT,
     DEFAULT_METRICS_PORT,
     ROOT,
     ServerSettings,
 )
+from server.systemd import notify
+from server.watch import Watch
 
 _EPILOG = """\
 After `--` may follow a command: it runs while Triton serves, with LIPSTREAM_URL (gRPC, host:port),
 LIPSTREAM_HTTP_URL and LIPSTREAM_METRICS_URL in its environment; when it ends Triton stops, and its
 exit status is the launcher's. Without a command Triton serves until Ctrl-C or SIGTERM.
+
+Should Triton or a process of its models die or hang, it is brought back, with the avatars that were loaded. How the
+server is can be read at the health address: /live, /ready, and / for both and more as JSON.
 """
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; the exit status is 0, 1 for a failure, or that of the command after ``--``."""
     options, command = parse(arguments)
+    logging.basicConfig(format="%(asctime)s %(message)s")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return _serve(settings_from(options), command, hints=options.hints)
+        return _serve(settings_from(options), command, options)
     except LipstreamError as error:
         print(f"server: {error}", file=sys.stderr)
         return 1
@@ -102,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="--FLAG=VALUE",
         help="passed to tritonserver as it is",
     )
+    parser.add_argument(
+        "--no-restart", action="store_true", help="end when Triton ends, for who restarts it from outside"
+    )
     parser.add_argument("--hints", action="store_true", help="print three lines that talk to the server")
     return parser
 
@@ -136,6 +151,7 @@ def _add_addresses(parser: argparse.ArgumentParser) -> None:
         ("--grpc-port", DEFAULT_GRPC_PORT),
         ("--http-port", DEFAULT_HTTP_PORT),
         ("--metrics-port", DEFAULT_METRICS_PORT),
+        ("--health-port", DEFAULT_HEALTH_PORT),
     )
     for name, default in ports:
         parser.add_argument(
@@ -143,19 +159,50 @@ def _add_addresses(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def _serve(settings: ServerSettings, command: Sequence[str], *, hints: bool) -> int:
+def _serve(settings: ServerSettings, command: Sequence[str], options: argparse.Namespace) -> int:
     with TritonServer(settings) as triton:
         try:
-            _print_addresses(triton)
-            if hints:
-                _print_hints(triton)
-            if command:
-                return _run(command, triton)
-            triton.wait()
+            if options.no_restart:
+                return _work(triton, command, options, health_url=None)
+            with _watched(triton, options) as health_url:
+                return _work(triton, command, options, health_url)
         finally:
             # Stopping takes its time, but not for ever: it is not to be interrupted.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextmanager
+def _watched(triton: TritonServer, options: argparse.Namespace) -> Iterator[str]:
+    """Within the block Triton is brought back when it dies; gives the health endpoint's address."""
+    watch = Watch(triton, shared_models(triton.settings), on_look=lambda: notify("WATCHDOG=1"))
+    endpoint = HealthEndpoint(options.host, options.health_port, lambda: watch.health)
+    stop = threading.Event()
+    thread = threading.Thread(target=watch.run, args=[stop], name="watch")
+    try:
+        endpoint.open()
+        thread.start()
+        notify("READY=1")
+        yield f"http://{triton.reachable_host}:{endpoint.port}"
+    finally:
+        notify("STOPPING=1")
+        stop.set()
+        thread.join()
+        endpoint.close()
+
+
+def _work(
+    triton: TritonServer, command: Sequence[str], options: argparse.Namespace, health_url: str | None
+) -> int:
+    """Serve until the command ends, or if there is none, for ever; without restarts until Triton ends."""
+    _print_addresses(triton, health_url)
+    if options.hints:
+        _print_hints(triton)
+    if command:
+        return _run(command, triton)
+    if health_url is None:
+        triton.wait()
+    threading.Event().wait()
     return 0
 
 
@@ -179,9 +226,11 @@ def _run(command: Sequence[str], triton: TritonServer) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _print_addresses(triton: TritonServer) -> None:
+def _print_addresses(triton: TritonServer, health_url: str | None) -> None:
     print(f"gRPC     {triton.grpc_url}")
     print(f"HTTP     {triton.http_url}")
+    if health_url is not None:
+        print(f"health   {health_url}")
     print(f"metrics  {triton.metrics_url}", flush=True)
 
 

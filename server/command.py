@@ -61,6 +61,8 @@ def triton_command(
         *(f"--load-model={name}" for name in models),
         # Every config is written out in full; completing one costs a Python process and 1.2 s for each load.
         "--disable-auto-complete-config",
+        # One avatar that cannot be loaded does not make the server unfit for all others.
+        "--strict-readiness=false",
         *([] if settings.gpu else ["--model-config-name=embedded", "--pinned-memory-pool-byte-size=0"]),
         f"--allow-gpu-metrics={'true' if settings.gpu else 'false'}",
         *_address_options(settings.host, ports),

@@ -4,7 +4,9 @@ LipstreamError
 └── ServerError            base of this room's
     ├── InstallationError  something that Triton needs is not installed on this machine
     ├── StartError         Triton does not come up, or dies while it comes up
-    └── ModelLoadError     a model's config and its ONNX graph, or this machine, do not go together
+    ├── ModelLoadError     a model's config and its ONNX graph, or this machine, do not go together
+    ├── TritonSilentError  a running Triton does not answer
+    └── TritonRefusedError its answer is an error
 """
 
 from compositor_backend.errors import LipstreamError
@@ -24,3 +26,11 @@ class StartError(ServerError):
 
 class ModelLoadError(ServerError):
     """A model that Triton's own ONNX Runtime backend would refuse, or that this machine cannot run."""
+
+
+class TritonSilentError(ServerError):
+    """Nothing answers at Triton's address, or not in time."""
+
+
+class TritonRefusedError(ServerError):
+    """Triton answered with an error; the text is Triton's own."""

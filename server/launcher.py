@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,10 +21,13 @@ from typing import IO
 
 from server.command import Ports, lay_out_backends, triton_command, triton_environment
 from server.errors import StartError
-from server.installation import find_installation
+from server.installation import Installation, find_installation
 from server.log_reason import find_reason
+from server.processes import Stub, kill_stubs, stubs, tritonserver
 from server.repositories import compile_models, models_to_load
 from server.settings import ServerSettings
+from server.supervisor import remove_shared_memory
+from server.triton_http import TritonHttp
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.05
@@ -43,23 +48,41 @@ class TritonServer:
         """Names of the models loaded at the start, those that they bring along left out."""
         self.log_path = settings.log or Path(tempfile.gettempdir()) / f"lipstream-{secrets.token_hex(4)}.log"
         self._keep_log = settings.log is not None
+        self._log_begun = False
+        self._log_start = 0
         self._ports = Ports(0, 0, 0)
+        self._run_folder = Path()
+        self._shm_prefix = ""
         self._supervisor: subprocess.Popen[bytes] | None = None
 
     @property
     def grpc_url(self) -> str:
         """``host:port`` of gRPC, as tritonclient wants it."""
-        return f"{self._reachable_host}:{self._ports.grpc}"
+        return f"{self.reachable_host}:{self._ports.grpc}"
 
     @property
     def http_url(self) -> str:
         """The address of HTTP."""
-        return f"http://{self._reachable_host}:{self._ports.http}"
+        return f"http://{self.reachable_host}:{self._ports.http}"
 
     @property
     def metrics_url(self) -> str:
         """The address of the Prometheus metrics."""
-        return f"http://{self._reachable_host}:{self._ports.metrics}/metrics"
+        return f"http://{self.reachable_host}:{self._ports.metrics}/metrics"
+
+    @property
+    def http(self) -> TritonHttp:
+        """Short requests to Triton over HTTP."""
+        return TritonHttp(self.reachable_host, self._ports.http, self._ports.metrics)
+
+    @property
+    def ended(self) -> bool:
+        """Whether Triton is not running, by its own will or because it was stopped."""
+        return self._supervisor is None or self._supervisor.poll() is not None
+
+    def stubs(self) -> list[Stub]:
+        """The processes of its Python models."""
+        return [] if self._supervisor is None else stubs(self._supervisor.pid)
 
     @property
     def pid(self) -> int:
@@ -86,12 +109,26 @@ class TritonServer:
             compile_models(repository)
         for attempts_left in reversed(range(_PORT_ATTEMPTS)):
             try:
-                self._start_once()
+                self._ports = choose_ports(self.settings)
+                self._start_once(self.models, self.models)
                 break
             except StartError as error:
                 # Between choosing a free port and binding it another process may have taken it.
                 if attempts_left == 0 or "already in use" not in str(error) or not self._chose_ports:
                     raise
+
+    def restart(self, shared: Sequence[str], wanted: Sequence[str], cancelled: threading.Event) -> None:
+        """Start anew what has ended or must end, on the same ports, and return when the models `shared` are ready.
+
+        Models of `wanted` that cannot be loaded are left out. `StartError` if Triton does not come up, or if
+        `cancelled` is set before it has. The log goes on, and is kept.
+        """
+        self._keep_log = True
+        if self._supervisor is not None and (pid := tritonserver(self._supervisor.pid)) is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.stop()
+        self._start_once([*shared, *wanted], shared, cancelled)
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Return after `timeout_s`; raise `StartError` if Triton ends before that."""
@@ -113,39 +150,63 @@ class TritonServer:
             _log.warning("the supervisor of Triton does not end; it is killed")
             supervisor.kill()
             supervisor.wait()
+        self._clean_up()
         if not self._keep_log:
             self.log_path.unlink(missing_ok=True)
+
+    def _clean_up(self) -> None:
+        """Remove what a supervisor that was killed has left."""
+        kill_stubs(self._run_folder)
+        remove_shared_memory(self._shm_prefix)
+        shutil.rmtree(self._run_folder, ignore_errors=True)
 
     @property
     def _chose_ports(self) -> bool:
         return 0 in (self.settings.grpc_port, self.settings.http_port, self.settings.metrics_port)
 
     @property
-    def _reachable_host(self) -> str:
+    def reachable_host(self) -> str:
+        """The host that clients on this machine use."""
         return "127.0.0.1" if self.settings.host in ("0.0.0.0", "") else self.settings.host
 
-    def _start_once(self) -> None:
+    def _start_once(
+        self, models: Sequence[str], required: Sequence[str], cancelled: threading.Event | None = None
+    ) -> None:
         installation = find_installation()
-        self._ports = choose_ports(self.settings)
         with ExitStack() as on_failure:
-            run_folder = Path(tempfile.mkdtemp(prefix="lipstream-"))
-            on_failure.callback(shutil.rmtree, run_folder, ignore_errors=True)
-            lay_out_backends(installation, run_folder / "backends")
-            shm_prefix = f"lipstream_{os.getpid()}_{secrets.token_hex(4)}_"
+            self._run_folder = self._make_run_folder(installation)
+            self._shm_prefix = f"lipstream_{os.getpid()}_{secrets.token_hex(4)}_"
+            on_failure.callback(self._clean_up)
+            backends = self._run_folder / "backends"
             command = triton_command(
-                self.settings, installation, run_folder / "backends", self._ports, self.models, shm_prefix
+                self.settings, installation, backends, self._ports, models, self._shm_prefix
             )
+            if len(required) < len(models):
+                command.append("--exit-on-error=false")
             environment = triton_environment(self.settings, installation, os.environ)
             on_failure.callback(self.stop)
-            self._supervisor = self._supervise(command, environment, run_folder, shm_prefix)
-            self._wait_until_ready()
+            self._supervisor = self._supervise(command, environment)
+            self._wait_until_ready(required, cancelled)
             on_failure.pop_all()
 
-    def _supervise(
-        self, command: list[str], environment: dict[str, str], run_folder: Path, shm_prefix: str
-    ) -> subprocess.Popen[bytes]:
-        supervisor = [sys.executable, "-m", "server.supervisor", f"--run-folder={run_folder}"]
-        supervisor += [f"--shm-prefix={shm_prefix}", f"--stop-timeout-s={self.settings.stop_timeout_s}", "--"]
+    def _make_run_folder(self, installation: Installation) -> Path:
+        try:
+            run_folder = Path(tempfile.mkdtemp(prefix="lipstream-"))
+            try:
+                lay_out_backends(installation, run_folder / "backends")
+            except BaseException:
+                shutil.rmtree(run_folder, ignore_errors=True)
+                raise
+        except (OSError, shutil.Error) as error:
+            raise StartError(
+                f"Triton's run folder cannot be made in {tempfile.gettempdir()}: {error}"
+            ) from error
+        return run_folder
+
+    def _supervise(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        supervisor = [sys.executable, "-m", "server.supervisor", f"--run-folder={self._run_folder}"]
+        supervisor += [f"--shm-prefix={self._shm_prefix}"]
+        supervisor += [f"--stop-timeout-s={self.settings.stop_timeout_s}", "--"]
         with self._open_log() as log:
             return subprocess.Popen(
                 [*supervisor, *command],
@@ -160,17 +221,22 @@ class TritonServer:
     def _open_log(self) -> IO[bytes]:
         try:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            return self.log_path.open("wb")
+            log = self.log_path.open("ab" if self._log_begun else "wb")
         except OSError as error:
             raise StartError(f"the log {self.log_path} cannot be written: {error.strerror}") from error
+        self._log_begun = True
+        self._log_start = log.tell() if log.seekable() else 0
+        return log
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self, required: Sequence[str], cancelled: threading.Event | None) -> None:
         deadline = time.monotonic() + self.settings.start_timeout_s
-        paths = ["/v2/health/ready", *(f"/v2/models/{name}/ready" for name in self.models)]
-        while paths:
-            if self._answers(paths[0]):
-                del paths[0]
+        missing: list[str | None] = [None, *required]
+        while missing:
+            if self.http.ready(missing[0]):
+                del missing[0]
                 continue
+            if cancelled is not None and cancelled.is_set():
+                raise StartError("the start was given up")
             if time.monotonic() > deadline:
                 raise self._failure(f"Triton is not ready after {self.settings.start_timeout_s:.0f} s")
             assert self._supervisor is not None
@@ -178,23 +244,14 @@ class TritonServer:
                 self._supervisor.wait(_POLL_S)
                 raise self._failure("Triton did not start")
 
-    def _answers(self, path: str) -> bool:
-        connection = http.client.HTTPConnection(self._reachable_host, self._ports.http, timeout=5)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().status == http.client.OK
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-
     def _failure(self, text: str) -> StartError:
         """An error with the reason that the log gives; the log is kept from now on."""
         self._keep_log = True
         # A log in a container is a pipe, and cannot be read again.
         readable = self.log_path.is_file()
-        log = self.log_path.read_text(encoding="utf-8", errors="replace") if readable else ""
-        return StartError(f"{text}: {find_reason(log) or 'see its log'} (log: {self.log_path})")
+        log = self.log_path.read_bytes()[self._log_start :] if readable else b""
+        reason = find_reason(log.decode("utf-8", errors="replace"))
+        return StartError(f"{text}: {reason or 'see its log'} (log: {self.log_path})")
 
 
 def choose_ports(settings: ServerSettings) -> Ports:

@@ -27,8 +27,7 @@ def models_to_load(settings: ServerSettings) -> list[str]:
     not there or that Triton cannot serve, and `AvatarIdError` or `SettingsError` for an avatar that is not there.
     """
     _refuse_spaces([*settings.model_repositories, *([settings.avatars] if settings.avatars else [])])
-    shared = [name for folder in settings.model_repositories for name in models_in(folder)]
-    names = list(shared if settings.models is None else settings.models)
+    names = shared_models(settings)
     if settings.avatars is None:
         if settings.load:
             raise SettingsError(f"avatar {settings.load[0]} is to be loaded, but no avatars folder is given")
@@ -38,6 +37,13 @@ def models_to_load(settings: ServerSettings) -> list[str]:
     for avatar_id in known if settings.load_all else settings.load:
         names += _ensembles(folder, avatar_id, known)
     return list(dict.fromkeys(names))
+
+
+def shared_models(settings: ServerSettings) -> list[str]:
+    """Names of the models that all avatars share and that are loaded at the start."""
+    if settings.models is not None:
+        return list(settings.models)
+    return [name for folder in settings.model_repositories for name in models_in(folder)]
 
 
 def _refuse_spaces(repositories: Sequence[Path]) -> None:

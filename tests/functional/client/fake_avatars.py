@@ -61,6 +61,23 @@ class TritonPythonModel:
         return [pb_utils.InferenceResponse([pb_utils.Tensor("MOUTH", digest)]) for digest in digests]
 """
 
+GATED_LIPSYNC = """
+import os
+import time
+
+import triton_python_backend_utils as pb_utils
+
+GATE = {gate!r}
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        while not os.path.exists(GATE):
+            time.sleep(0.01)
+        digests = [pb_utils.get_input_tensor_by_name(request, "DIGEST").as_numpy() for request in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("MOUTH", digest)]) for digest in digests]
+"""
+
 PEN = """
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -91,8 +108,9 @@ def strings(name: str, dims: str) -> str:
     return f'{{ name: "{name}" data_type: TYPE_STRING dims: [ {dims} ] }}'
 
 
-def python_model(max_batch_size: int, inputs: list[str], outputs: list[str]) -> str:
-    batching = "dynamic_batching { max_queue_delay_microseconds: 1000 }" if max_batch_size else ""
+def python_model(max_batch_size: int, inputs: list[str], outputs: list[str], queue: int = 0) -> str:
+    policy = f"default_queue_policy {{ max_queue_size: {queue} }}"
+    batching = f"dynamic_batching {{ max_queue_delay_microseconds: 1000 {policy} }}" if max_batch_size else ""
     return f"""
 backend: "python"
 max_batch_size: {max_batch_size}
@@ -140,6 +158,15 @@ def write_repository(folder: Path, avatars: Iterable[str] = AVATARS) -> Path:
         folder / "pen", python_model(0, [AVATAR, FRAME_INDEX, strings("MOUTH", "-1, 1")], [JPEG, RECT]), PEN
     )
     _write(folder / "avatar_broken", 'backend: "no_such_backend"\n')
+    return gate
+
+
+def add_gated_avatar(folder: Path, avatar: str, queue: int) -> Path:
+    """Writes an avatar whose network has a queue of so many, and waits until the gate exists; returns its path."""
+    gate = folder / f"{avatar}.gate"
+    lipsync = python_model(8, [strings("DIGEST", "1")], [strings("MOUTH", "1")], queue)
+    _write(folder / f"lipsync_{avatar}", lipsync, GATED_LIPSYNC.format(gate=str(gate)))
+    _write(folder / f"avatar_{avatar}", ensemble(avatar))
     return gate
 
 

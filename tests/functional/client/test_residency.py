@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from client import AvatarPool, LipstreamClient, PoolSettings, RetryPolicy, ServerFaultError
+from client import AvatarPool, LipstreamClient, PoolFullError, PoolSettings, RetryPolicy, ServerFaultError
+from client._server_memory import MetricsReader
 from server.launcher import TritonServer
 from tests.functional.client.fake_avatars import write_repository
 from tests.functional.client.test_client import pid_of
@@ -87,6 +88,26 @@ async def test_what_cannot_be_loaded_says_why_and_takes_no_place(triton: TritonS
         with pytest.raises(ServerFaultError, match="no_such_backend"):
             await visit(pool, "broken", 1)
         await asyncio.wait_for(visit(pool, "ann", 2), WAIT_S)
+
+
+async def until_memory_is_known(metrics_url: str) -> int:
+    """Bytes in use on the machine; Triton says 0 until it has looked."""
+    reader = MetricsReader(metrics_url)
+    while not (used := (await reader.read()).host_bytes):
+        await asyncio.sleep(0.1)
+    return used
+
+
+async def test_budgets_go_by_tritons_own_metrics(triton: TritonServer) -> None:
+    used = await asyncio.wait_for(until_memory_is_known(triton.metrics_url), WAIT_S)
+    metrics = [triton.metrics_url]
+    wide = PoolSettings(most=2, host_bytes=100 * used)
+    async with AvatarPool([triton.grpc_url], wide, metrics_urls=metrics) as pool:
+        await asyncio.wait_for(wander(pool, 1, 4), WAIT_S)
+        tight = PoolSettings(most=2, host_bytes=1000, wait_s=0.1)
+        async with AvatarPool([triton.grpc_url], tight, metrics_urls=metrics) as other:
+            with pytest.raises(PoolFullError, match=r"host memory are in use and 1,000 may be"):
+                await visit(other, "ann", 1)
 
 
 async def test_a_lease_outlives_a_triton_that_is_killed(repository: Path) -> None:

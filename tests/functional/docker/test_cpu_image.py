@@ -61,7 +61,8 @@ def test_what_the_cpu_image_installs_and_starts_serves(tmp_path: Path, leftovers
     entrypoint = final.last("ENTRYPOINT").exec_form
     replaced = {"/avatars": str(avatars), "/dev/stdout": str(log), "0.0.0.0": "127.0.0.1"}
     command = [replaced.get(word, word) for word in entrypoint]
-    command += ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--load-all"]
+    command += ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--health-port", "0"]
+    command += ["--load-all"]
     server = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -116,8 +116,9 @@ def test_triton_runs_the_config_as_it_was_written(
     written = read_config(sources.avatars / name / EMBEDDED_CONFIG)
     for field in ("input", "output", "max_batch_size", "backend", "default_model_filename", "model_warmup"):
         assert getattr(running, field) == getattr(written, field), field
-    delays = {config.dynamic_batching.max_queue_delay_microseconds for config in (running, written)}
-    assert len(delays) == 1
+    batchings = [config.dynamic_batching for config in (running, written)]
+    assert len({batching.max_queue_delay_microseconds for batching in batchings}) == 1
+    assert len({batching.default_queue_policy.max_queue_size for batching in batchings}) == 1
     (group,) = running.instance_group
     assert (group.count, group.kind) == (1, model_config_pb2.ModelInstanceGroup.KIND_CPU)
 

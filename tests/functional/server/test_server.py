@@ -126,7 +126,7 @@ def infer_all(connection: Any, model: str, inputs: list[Any]) -> list[Any]:
 def start(repository: Path, avatars: Path, *arguments: str) -> subprocess.Popen[str]:
     """The launcher as its own process."""
     line = [sys.executable, "-m", "server", "--model-repository", str(repository), "--avatars", str(avatars)]
-    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--health-port", "0"]
     return subprocess.Popen(
         [*line, *ports, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -135,7 +135,7 @@ def start(repository: Path, avatars: Path, *arguments: str) -> subprocess.Popen[
 def addresses(launcher: subprocess.Popen[str]) -> dict[str, str]:
     """The addresses that the launcher prints once Triton is ready."""
     assert launcher.stdout
-    return dict(launcher.stdout.readline().split() for _ in range(3))  # type: ignore[misc]
+    return dict(launcher.stdout.readline().split() for _ in range(4))  # type: ignore[misc]
 
 
 def test_requests_are_joined_and_each_gets_its_own_answer(
@@ -236,7 +236,7 @@ def test_a_signal_ends_it_without_a_trace(
     repository: Path, tmp_path: Path, leftovers: Leftovers, number: signal.Signals
 ) -> None:
     launcher = start(repository, tmp_path)
-    assert set(addresses(launcher)) == {"gRPC", "HTTP", "metrics"}
+    assert set(addresses(launcher)) == {"gRPC", "HTTP", "health", "metrics"}
     assert leftovers.processes()
     assert leftovers.shared_memory(launcher.pid)
     launcher.send_signal(number)
@@ -255,11 +255,13 @@ def test_a_launcher_that_is_killed_takes_triton_along(
     leftovers.assert_none_within(20, launcher.pid)
 
 
-def test_triton_that_dies_is_reported_and_cleaned_up_after(
+def test_without_restarts_triton_that_dies_is_reported_and_cleaned_up_after(
     repository: Path, tmp_path: Path, leftovers: Leftovers
 ) -> None:
-    launcher = start(repository, tmp_path, "--log", str(tmp_path / "triton.log"))
-    addresses(launcher)
+    launcher = start(repository, tmp_path, "--no-restart", "--log", str(tmp_path / "triton.log"))
+    assert launcher.stdout
+    for _ in range(3):
+        launcher.stdout.readline()
     os.kill(_pid_of_tritonserver(leftovers), signal.SIGKILL)
     _, errors = launcher.communicate(timeout=20)
     assert launcher.returncode == 1

@@ -198,6 +198,21 @@ async def test_unloading_leaves_what_avatars_share() -> None:
     assert transport.unloaded == ["avatar_zoe", "features_zoe", "lipsync_zoe"]
 
 
+async def test_an_unload_does_not_get_lost_while_the_server_is_away() -> None:
+    class Restarting(Repository):
+        away = 2
+
+        async def unload(self, model: str, timeout_s: float) -> None:
+            if model == "features_zoe" and self.away > 0:
+                self.away -= 1
+                raise ServerUnavailableError("restarting", url=self.url)
+            await super().unload(model, timeout_s)
+
+    transport = Restarting()
+    await LipstreamClient(transport=transport, retry=QUICK).unload("zoe")
+    assert transport.unloaded == ["avatar_zoe", "features_zoe", "lipsync_zoe"]
+
+
 async def test_load_and_unload_change_readiness() -> None:
     client = LipstreamClient(transport=MemoryTransport(answer_at_once, models=["avatar_demo"]))
     assert not await client.is_ready("demo")

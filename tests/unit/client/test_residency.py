@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
@@ -17,14 +17,17 @@ from client import (
     AvatarPool,
     Lease,
     MemoryTransport,
+    MemoryUse,
     PoolFullError,
     PoolSettings,
     RetryPolicy,
+    ServerBusyError,
     ServerFaultError,
     ServerUnavailableError,
     SessionError,
     SettingsError,
 )
+from client._metrics import fetch_metrics
 from tests.unit.client.speaker import FRAME, answer_at_once, frames_of, noise, settle
 
 NAMES = [f"a{number}" for number in range(12)]
@@ -207,11 +210,78 @@ class TestEviction:
         async with opened(stage, most=1, wait_s=0.01) as pool:
             async with pool.lease("a0"):
                 with pytest.raises(
-                    PoolFullError, match=r"'a1' waited 0.01 s for a place on memory:1: all 1 avatars"
+                    PoolFullError,
+                    match=r"'a1' waited 0.01 s for room on memory:1: all 1 avatars there are in use; "
+                    r"try again in about \d+ s$",
                 ):
                     await visit(pool, "a1")
+            assert pool.figures.value("refused_total", why="places") == 1
             await visit(pool, "a1")
         assert stage.loads == ["a0", "a1"]
+
+    async def test_whom_nobody_wants_any_more_is_not_loaded(self) -> None:
+        stage = Stage()
+        async with opened(stage, most=1) as pool:
+            async with pool.lease("a0"):
+                waiting = [asyncio.create_task(visit(pool, name)) for name in ("a1", "a1", "a2")]
+                await settle()
+                for task in waiting[:2]:
+                    task.cancel()
+                await settle()
+                assert pool.figures.value("waiting") == 1
+            await waiting[2]
+            await settle()
+        assert stage.loads == ["a0", "a2"]
+
+    async def test_while_one_still_wants_it_it_keeps_its_turn(self) -> None:
+        stage = Stage()
+        async with opened(stage, most=1) as pool:
+            async with pool.lease("a0"):
+                waiting = [asyncio.create_task(visit(pool, name)) for name in ("a1", "a2", "a1")]
+                await settle()
+                waiting[0].cancel()
+                await settle()
+            await asyncio.gather(*waiting[1:])
+        assert stage.loads == ["a0", "a1", "a2"]
+
+    @pytest.mark.parametrize("steps", range(5))
+    async def test_who_wants_it_right_after_starts_anew(self, steps: int) -> None:
+        stage = Stage()
+        async with opened(stage, most=1) as pool:
+            async with pool.lease("a0"):
+                first = asyncio.create_task(visit(pool, "a1"))
+                await settle()
+                first.cancel()
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                second = asyncio.create_task(visit(pool, "a1"))
+                await settle()
+                assert pool.figures.value("waiting") == 1
+            await second
+            await visit(pool, "a2", "a1")
+            assert stage.most_loaded == 1
+        assert stage.loads == ["a0", "a1", "a2", "a1"]
+
+    @pytest.mark.parametrize("steps", range(12))
+    async def test_giving_up_as_the_place_gets_free_loses_no_place(self, steps: int) -> None:
+        stage = Stage()
+        async with opened(stage, most=1) as pool:
+            async with pool.lease("a0"):
+                waiting = asyncio.create_task(visit(pool, "a1"))
+                await settle()
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            await visit(pool, "a2", "a1")
+            assert stage.most_loaded == 1
+
+    async def test_an_avatar_pinned_twice_at_a_time_is_unpinned_by_one_call(self) -> None:
+        stage = Stage()
+        async with opened(stage, most=1) as pool:
+            await asyncio.gather(pool.pin("a0"), pool.pin("a0"))
+            pool.unpin("a0")
+            await visit(pool, "a1")
 
     async def test_pinned_avatars_stay_until_unpinned(self) -> None:
         stage = Stage()
@@ -284,6 +354,15 @@ class TestFailures:
             del stage.errors["a0"]
             await visit(pool, "a0")
 
+    async def test_that_a_server_was_busy_is_not_held_against_the_avatar(self) -> None:
+        stage = Stage()
+        stage.errors["a0"] = ServerBusyError("a queue is full", url="memory:1", retry_after_s=1)
+        async with opened(stage, failed_s=3600) as pool:
+            with pytest.raises(ServerBusyError):
+                await visit(pool, "a0")
+            stage.errors.clear()
+            await visit(pool, "a0")
+
     async def test_no_such_avatar(self) -> None:
         async with opened(Stage()) as pool:
             with pytest.raises(AvatarNotFoundError):
@@ -322,6 +401,53 @@ class TestFailures:
 
             await asyncio.gather(*(wander(pool, seed) for seed, pool in enumerate((one, other, one, other))))
 
+    async def test_figures_are_served_until_the_pool_is_closed(self) -> None:
+        async with opened(Stage()) as pool:
+            port = pool.serve_figures(0)
+            await visit(pool, "a0")
+            text = await asyncio.to_thread(fetch_metrics, f"http://127.0.0.1:{port}/metrics")
+            assert 'lipstream_pool_leases_total{found="no"} 1.0' in text
+            with pytest.raises(SessionError, match="served already"):
+                pool.serve_figures(0)
+            async with opened(Stage()) as other:
+                with pytest.raises(SettingsError, match=rf"cannot be served at 127\.0\.0\.1:{port}: "):
+                    other.serve_figures(port)
+        async with opened(Stage()) as other:
+            assert other.serve_figures(port) == port
+
+    async def test_a_reload_whose_lease_has_ended_makes_room_for_who_waits(self) -> None:
+        stage = Stage()
+        async with opened(stage, most=1) as pool:
+            async with pool.lease("a0") as lease:
+                await stage.lose("a0")
+                stage.gate.clear()
+                speaking = asyncio.create_task(see(lease))
+                await settle()
+                assert stage.loading == 1
+                speaking.cancel()
+                await settle()
+            waiting = asyncio.create_task(visit(pool, "a1"))
+            await settle()
+            stage.gate.set()
+            await asyncio.wait_for(waiting, 20)  # less than wait_s
+            assert stage.most_loaded == 1
+
+    async def test_and_so_does_one_that_fails(self) -> None:
+        stage = Stage()
+        async with opened(stage, most=1) as pool:
+            async with pool.lease("a0") as lease:
+                await stage.lose("a0")
+                stage.gate.clear()
+                stage.errors["a0"] = ServerFaultError("gone", url="memory:1")
+                speaking = asyncio.create_task(see(lease))
+                await settle()
+                speaking.cancel()
+                await settle()
+            waiting = asyncio.create_task(visit(pool, "a1"))
+            await settle()
+            stage.gate.set()
+            await asyncio.wait_for(waiting, 20)
+
     async def test_closing_ends_what_is_under_way(self) -> None:
         stage = Stage()
         stage.gate.clear()
@@ -332,7 +458,201 @@ class TestFailures:
             await waiting
 
 
+class TestStreams:
+    async def test_one_more_than_may_be_is_refused_at_once(self) -> None:
+        stage = Stage()
+        async with opened(stage, streams=2) as pool, pool.lease("a0") as first:
+            async with pool.lease("a0"):
+                with pytest.raises(
+                    PoolFullError,
+                    match=r"^all 2 streams of memory:1 are taken; try again in about 10 s$",
+                ) as refused:
+                    await visit(pool, "a1")
+                assert refused.value.retry_after_s == 10
+                assert refused.value.url == "memory:1"
+                assert pool.figures.value("streams") == 2
+            await visit(pool, "a1")
+            await see(first)
+            assert pool.figures.value("streams") == 1
+            assert pool.figures.value("refused_total", why="streams") == 1
+        assert stage.loads == ["a0", "a1"]
+
+    async def test_who_waits_for_a_load_has_a_stream_already(self) -> None:
+        stage = Stage()
+        stage.gate.clear()
+        async with opened(stage, streams=1) as pool:
+            waiting = asyncio.create_task(visit(pool, "a0"))
+            await settle()
+            with pytest.raises(PoolFullError):
+                await visit(pool, "a1")
+            stage.gate.set()
+            await waiting
+
+    async def test_a_lease_that_came_to_nothing_gives_its_stream_back(self) -> None:
+        stage = Stage()
+        stage.errors["a0"] = ServerFaultError("broken", url="memory:1")
+        async with opened(stage, streams=1) as pool:
+            with pytest.raises(ServerFaultError):
+                await visit(pool, "a0")
+            await visit(pool, "a1")
+            assert pool.figures.value("streams") == 0
+
+    async def test_pins_do_not_count(self) -> None:
+        async with opened(Stage(), streams=1) as pool:
+            await pool.pin("a0")
+            async with pool.lease("a0"):
+                await pool.pin("a1")
+
+    async def test_another_server_with_room_is_tried_first(self) -> None:
+        stages = [Stage(url=f"memory:{number}") for number in range(2)]
+        async with opened(*stages, streams=2) as pool, AsyncExitStack() as leases:
+            for _ in range(4):
+                await see(await leases.enter_async_context(pool.lease("a0")))
+            assert [stage.loads for stage in stages] == [["a0"], ["a0"]]
+            with pytest.raises(PoolFullError, match="all 2 streams of memory:0, memory:1 are taken"):
+                await visit(pool, "a0")
+
+    async def test_where_the_other_is_away_the_full_one_is_what_is_told(self) -> None:
+        stages = [Stage(url=f"memory:{number}") for number in range(2)]
+        async with opened(*stages, streams=1) as pool, pool.lease("a0"):
+            empty = stages[1 - stages.index(next(stage for stage in stages if stage.loaded))]
+            empty.errors["a0"] = ServerUnavailableError("nobody there", url=empty.url)
+            with pytest.raises(PoolFullError):
+                await visit(pool, "a0")
+
+
+class Scales:
+    """Weighs what a stage has loaded, 100 bytes an avatar, and tells it so many readings late."""
+
+    def __init__(self, stage: Stage, late: int = 0) -> None:
+        self.stage = stage
+        self.weights: deque[int] = deque(maxlen=late + 1)
+        self.reads = 0
+
+    async def read(self) -> MemoryUse:
+        self.reads += 1
+        # No two readings are quite the same.
+        jitter = self.reads % 7 if self.weights.maxlen == 1 else 0
+        self.weights.append(100 * len(self.stage.loaded) + jitter)
+        return MemoryUse(self.weights[0])
+
+
+@asynccontextmanager
+async def weighed(
+    stage: Stage, scales: Scales | None = None, **settings: object
+) -> AsyncIterator[AvatarPool]:
+    """Up to 9 avatars, and 250 bytes: three of them, since the third is weighed when it is there."""
+    chosen = PoolSettings(**{"most": 9, "host_bytes": 250, **settings})  # type: ignore[arg-type]
+    readers = [scales or Scales(stage)]
+    async with AvatarPool(settings=chosen, transports=[stage], retry=ONCE, memory_readers=readers) as pool:
+        yield pool
+
+
+class TestBudgets:
+    async def test_the_least_recently_used_leaves_while_memory_is_over_budget(self) -> None:
+        stage = Stage()
+        async with weighed(stage) as pool:
+            await visit(pool, "a0", "a1", "a2", "a0", "a3", "a4", "a0")
+            assert stage.unloads == ["a1", "a2"]
+            assert stage.most_loaded == 3
+            assert pool.figures.value("evictions_total", why="room") == 2
+
+    async def test_as_many_leave_as_it_takes(self) -> None:
+        stage = Stage()
+        async with weighed(stage) as pool:
+            await visit(pool, "a0", "a1", "a2")
+            stage.loaded |= {"others", "others too"}  # which this pool knows nothing of
+            await visit(pool, "a3")
+            assert stage.unloads == ["a0", "a1", "a2"]
+
+    async def test_a_reading_from_before_an_unload_is_not_trusted(self) -> None:
+        stage = Stage()
+        scales = Scales(stage, late=2)
+        async with weighed(stage, scales) as pool:
+            await visit(pool, "a0", "a1", "a2")
+            for _ in range(2):
+                await scales.read()
+            await visit(pool, "a3")
+        assert stage.unloads == ["a0"]
+
+    async def test_who_needs_memory_waits_until_an_avatar_rests(self) -> None:
+        stage = Stage()
+        async with weighed(stage) as pool:
+            await visit(pool, "a0", "a1")
+            async with pool.lease("a0"), pool.lease("a1"):
+                async with pool.lease("a2"):
+                    waiting = asyncio.create_task(visit(pool, "a3"))
+                    await settle()
+                    assert (stage.loads, pool.figures.value("waiting")) == (["a0", "a1", "a2"], 1)
+                await waiting
+                assert stage.unloads == ["a2"]
+
+    async def test_and_is_told_when_none_does(self) -> None:
+        stage = Stage()
+        async with weighed(stage, wait_s=0.05) as pool, pool.lease("a0"), pool.lease("a1"), pool.lease("a2"):
+            with pytest.raises(
+                PoolFullError,
+                match=r"'a3' waited 0.05 s for room on memory:1: 30\d bytes of host memory are in use and 250 may be, "
+                r"and no avatar there can leave; try again in about 10 s$",
+            ):
+                await visit(pool, "a3")
+            assert pool.figures.value("refused_total", why="memory") == 1
+            stage.loaded.discard("a2")
+            await visit(pool, "a3")
+
+    async def test_who_gave_up_waiting_for_memory_is_not_loaded(self) -> None:
+        stage = Stage()
+        async with weighed(stage) as pool:
+            async with pool.lease("a0"), pool.lease("a1"), pool.lease("a2"):
+                waiting = asyncio.create_task(visit(pool, "a3"))
+                await settle()
+                waiting.cancel()
+                await settle()
+            await visit(pool, *NAMES[4:])
+            assert "a3" not in stage.loads
+
+    async def test_a_storm_keeps_to_the_budget(self) -> None:
+        stage = Stage()
+        chance = random.Random(3)
+        async with weighed(stage, loads_at_a_time=1, wait_s=60) as pool:
+
+            async def wander() -> None:
+                for _ in range(40):
+                    patience_s = 0.002 if chance.random() < 0.2 else None
+                    with suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(visit(pool, chance.choice(NAMES[:6])), patience_s)
+
+            await asyncio.gather(*(wander() for _ in range(6)))
+            await visit(pool, *NAMES)
+            await settle()
+            assert set(pool.resident["memory:1"]) == stage.loaded
+            assert pool.figures.value("waiting") == 0
+
+    async def test_a_budget_wants_metrics_of_every_server(self) -> None:
+        with pytest.raises(SettingsError, match="2 are wanted, metrics_urls has 1"):
+            AvatarPool(["h:1", "h:2"], PoolSettings(gpu_bytes=1), metrics_urls=["http://h:3/metrics"])
+
+
 class TestSeveralServers:
+    async def test_an_absent_one_is_not_waited_for_while_another_answers(self) -> None:
+        stages = [Stage(url=f"memory:{number}") for number in range(2)]
+        stages[0].errors = dict.fromkeys(NAMES, ServerUnavailableError("nobody there", url="memory:0"))
+        async with AvatarPool(transports=stages, retry=RetryPolicy(attempts=9)) as pool:
+            await visit(pool, "a0")
+            assert (stages[0].loads, stages[1].loads) == (["a0"], ["a0"])
+
+    async def test_where_none_answers_a_lease_waits_until_one_is_back(self) -> None:
+        stages = [Stage(url=f"memory:{number}") for number in range(2)]
+        for stage in stages:
+            stage.errors = dict.fromkeys(NAMES, ServerUnavailableError("nobody there", url=stage.url))
+        retry = RetryPolicy(attempts=100, first_delay_s=0.01, longest_delay_s=0.1)
+        async with AvatarPool(transports=stages, retry=retry) as pool:
+            waiting = asyncio.create_task(visit(pool, "a0"))
+            while len(stages[1].loads) < 2:
+                await asyncio.sleep(0.01)
+            stages[1].errors = {}
+            await asyncio.wait_for(waiting, 20)
+
     async def test_avatars_are_spread_and_found_again(self) -> None:
         stages = [Stage(url=f"memory:{number}") for number in range(3)]
         async with opened(*stages) as pool, AsyncExitStack() as leases:
@@ -360,6 +680,9 @@ class TestSeveralServers:
     ("settings", "wrong"),
     [
         ({"most": 0}, "most"),
+        ({"streams": 0}, "streams"),
+        ({"host_bytes": 0}, "host_bytes"),
+        ({"gpu_bytes": 0}, "gpu_bytes"),
         ({"loads_at_a_time": 0}, "loads_at_a_time"),
         ({"idle_s": 0}, "idle_s"),
         ({"wait_s": 0}, "wait_s"),

@@ -1,6 +1,14 @@
 import pytest
 
-from client import RequestRefusedError, RequestTimeoutError, RetryPolicy, ServerError, ServerUnavailableError
+from client import (
+    PoolFullError,
+    RequestRefusedError,
+    RequestTimeoutError,
+    RetryPolicy,
+    ServerBusyError,
+    ServerError,
+    ServerUnavailableError,
+)
 from client._retry import retrying
 
 GONE = ServerUnavailableError("gone", url="h:1")
@@ -48,10 +56,24 @@ async def test_jitter_shortens_pauses_by_its_share_at_most(uniform: float) -> No
     assert server.slept_s == pytest.approx([1 - 0.4 * uniform])
 
 
-@pytest.mark.parametrize("kind", [RequestRefusedError, RequestTimeoutError])
-async def test_what_is_not_unavailable_is_not_sent_again(kind: type[ServerError]) -> None:
-    server = Server(kind("no", url="h:1"))
-    with pytest.raises(kind):
+async def test_a_busy_server_is_asked_again_after_the_policys_pauses() -> None:
+    server = Server(*[ServerBusyError("full", url="h:1", retry_after_s=9)] * 2)
+    assert await retrying(server.call, RetryPolicy(jitter=0), sleep=server.sleep) == "answer"
+    assert server.slept_s == pytest.approx([0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RequestRefusedError("no", url="h:1"),
+        RequestTimeoutError("no", url="h:1"),
+        PoolFullError("no", url="h:1", retry_after_s=1),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_nothing_else_is_sent_again(error: ServerError) -> None:
+    server = Server(error)
+    with pytest.raises(type(error)):
         await retrying(server.call, RetryPolicy(attempts=9), sleep=server.sleep)
     assert server.calls == 1
 

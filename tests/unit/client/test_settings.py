@@ -5,6 +5,7 @@ import pytest
 
 from client import Keepalive, RetryPolicy, SettingsError, Timeouts
 from client._settings import StreamOptions
+from client.residency import POOL_RETRY
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,12 @@ def test_a_setting_without_sense_is_refused_by_name(make: Any, named: str) -> No
 def test_chunks_off_the_grid_or_longer_than_a_request_are_refused(frames: int) -> None:
     with pytest.raises(SettingsError, match=f"chunk_frames is {frames}; a multiple of 5 from 5 to 30"):
         StreamOptions(chunk_frames=frames)
+
+
+def test_a_pool_tries_for_longer_than_a_dead_triton_takes_to_come_back() -> None:
+    longest_s = sum(POOL_RETRY.delays_s())
+    assert longest_s * (1 - POOL_RETRY.jitter) > 3
+    assert longest_s < 5
 
 
 def test_settings_are_frozen() -> None:

@@ -17,6 +17,7 @@ from client import (
     RequestCancelledError,
     RequestRefusedError,
     RequestTimeoutError,
+    ServerBusyError,
     ServerError,
     ServerFaultError,
     ServerUnavailableError,
@@ -121,6 +122,24 @@ async def test_answers_larger_than_grpcs_own_limit_of_4_mb_arrive() -> None:
         ("UNKNOWN", "who knows", ServerFaultError, "who knows"),
         ("INTERNAL", "Received RST_STREAM with error code 2", ServerUnavailableError, "no Triton answers at"),
         ("UNAVAILABLE", "Server is stopping", ServerUnavailableError, "(Server is stopping)"),
+        (
+            "INTERNAL",
+            "in ensemble 'avatar_x', Stub process 'lipsync_x_0_0' is not healthy.",
+            ServerUnavailableError,
+            "process 'lipsync_x_0_0' of Triton at",
+        ),
+        (
+            "UNAVAILABLE",
+            "in ensemble 'avatar_x', [request id: <id_unknown>] Exceeds maximum queue size",
+            ServerBusyError,
+            "is full: more is asked of it than it can compute; try again in about 1 s",
+        ),
+        (
+            "UNAVAILABLE",
+            "[request id: 3] Request timeout expired",
+            ServerBusyError,
+            "try again in about 1 s",
+        ),
         ("CANCELLED", "shutting down", RequestCancelledError, "gave the request up: shutting down"),
         (
             "NOT_FOUND",

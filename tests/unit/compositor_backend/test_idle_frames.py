@@ -105,6 +105,7 @@ def test_the_checksums_cover_them(folder: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(data)
+    (folder / "avatar.json").touch()
     with AvatarPack(folder) as pack, pytest.raises(PackError, match=r"idle_data\.npy is damaged"):
         pack.verify()
 

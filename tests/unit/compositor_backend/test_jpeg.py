@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from compositor_backend.errors import PackError
-from compositor_backend.jpeg import JpegSettings, encode, marker_codes, marker_offsets, read_header
+from compositor_backend.jpeg import (
+    JpegSettings,
+    encode,
+    marker_codes,
+    marker_offsets,
+    read_header,
+    with_comment,
+)
 from tests.support.scenes import textured
 
 
@@ -88,6 +95,32 @@ def test_what_is_no_baseline_jpeg_is_refused() -> None:
         read_header(progressive)
     with pytest.raises(PackError, match="does not start with SOI"):
         read_header(b"\x89PNG\r\n\x1a\n" + JPEG)
+
+
+def test_a_comment_is_part_of_a_header_but_not_of_its_tables() -> None:
+    settings = JpegSettings(75, "420", 4)
+    plain = read_header(encode(textured(300, 200, 1), settings))
+    header = read_header(with_comment(with_comment(plain.data, b"second"), b"first"))
+    assert len(header.data) == len(plain.data) + len("first") + len("second") + 2 * 4
+    assert (header.encoded, header.size_at) == (plain.data, plain.size_at)
+    assert (header.width, header.height) == (300, 200)
+    assert header.same_tables(encode(textured(64, 48, 2), settings))
+    assert not header.same_tables(encode(textured(64, 48, 2), JpegSettings(76, "420", 4)))
+
+
+def test_a_comment_changes_no_pixel() -> None:
+    jpeg = with_comment(JPEG, b"whose")
+    assert jpeg[2:11] == b"\xff\xe0\x00\x10JFIF\0"  # JFIF's own segment is still the first
+    with Image.open(io.BytesIO(jpeg)) as picture:
+        assert picture.info["comment"] == b"whose"
+    np.testing.assert_array_equal(simplejpeg.decode_jpeg(jpeg), simplejpeg.decode_jpeg(JPEG))
+
+
+def test_a_comment_where_jfif_is_not_said() -> None:
+    without = JPEG[:2] + JPEG[20:]
+    assert with_comment(without, b"x").startswith(b"\xff\xd8\xff\xfe\x00\x03x")
+    with pytest.raises(PackError, match="a JPEG header"):
+        with_comment(b"", b"x")
 
 
 def test_markers_are_told_from_data() -> None:

@@ -6,8 +6,10 @@ import io
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from compositor_backend import pack as pack_module
 from compositor_backend.compositor import compose
-from compositor_backend.errors import AvatarIdError, PackError, UnknownAvatarError
+from compositor_backend.errors import AvatarIdError, DamagedAvatarError, PackError, UnknownAvatarError
 from compositor_backend.manifest import PACK_FILES, FileEntry, Manifest
 from compositor_backend.pack import AvatarPack, PackCache, file_sha256
+from compositor_backend.settings import DEFAULT_PACK_IDLE_S
 from tests.support.scenes import Box, Pixels, keys, mouths, textured, write_avatar
 
+PATIENCE_S = 20.0
 FRAMES: list[Pixels] = [textured(150, 100, seed) for seed in range(3)]
 BOXES: list[Box] = [(40, 30, 101, 91), (0, 0, 60, 60), (90, 40, 150, 100)]
 
@@ -116,12 +121,14 @@ def test_a_file_cut_off_is_named(folder: Path, name: str) -> None:
 def test_a_file_of_another_kind_is_refused(folder: Path, name: str) -> None:
     path = folder / f"{name}.npy"
     path.write_bytes(b"x" * path.stat().st_size)
+    (folder / "avatar.json").touch()
     with pytest.raises(PackError, match=rf"{name}\.npy is not a \.npy file of u?int\d+ \["):
         AvatarPack(folder)
 
 
 def test_columns_first_is_refused(folder: Path) -> None:
     np.save(folder / "rects.npy", np.asfortranarray(np.load(folder / "rects.npy")))
+    (folder / "avatar.json").touch()
     with pytest.raises(PackError, match=r"rects\.npy is not a \.npy file of int32 \[3, 4\], rows first"):
         AvatarPack(folder)
 
@@ -199,12 +206,16 @@ def test_verify_finds_segments_that_are_cut_elsewhere(folder: Path) -> None:
 def test_no_damaged_byte_does_more_than_spoil_pixels(
     folder: Path, name: str, place: float, flip: int
 ) -> None:
-    """Any byte of any file: either the pack is refused, or frames come out; and `verify` always finds it."""
+    """Any byte of any file, changed without a later time than the manifest's, as a bad disk does it.
+
+    Either the pack is refused, or frames come out; and `verify` always finds it.
+    """
     path = folder / f"{name}.npy"
     sound = path.read_bytes()
     damaged = bytearray(sound)
     damaged[int(place * len(damaged))] ^= flip
     path.write_bytes(damaged)
+    (folder / "avatar.json").touch()
     try:
         with pytest.raises(PackError):
             use_and_verify(folder)
@@ -244,8 +255,9 @@ def test_an_unknown_avatar_is_named(tmp_path: Path) -> None:
 
 def test_a_pack_of_another_avatar_is_refused(tmp_path: Path) -> None:
     add_avatar(tmp_path, "ann").rename(tmp_path / "avatar_bob")
-    with pytest.raises(PackError, match="is of the avatar 'ann'"):
+    with pytest.raises(DamagedAvatarError) as caught:
         PackCache(tmp_path, 1 << 30).get("bob")
+    assert "is of the avatar 'ann'" in str(caught.value.__cause__)
 
 
 def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
@@ -300,9 +312,80 @@ def test_a_damaged_avatar_harms_no_other(tmp_path: Path) -> None:
     (add_avatar(tmp_path, "bad") / "faces.npy").unlink()
     cache = PackCache(tmp_path, 1 << 30)
     good = cache.get("good")
-    with pytest.raises(PackError, match=r"faces\.npy cannot be opened"):
+    with pytest.raises(DamagedAvatarError, match=r"^AVATAR 'bad' is damaged on this server$"):
         cache.get("bad")
     assert cache.get("good") is good
+
+
+def is_mapped(folder: Path) -> bool:
+    return str(folder) in Path("/proc/self/maps").read_text()
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not done():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_a_pack_that_nobody_asks_for_is_unmapped_though_no_request_comes(tmp_path: Path) -> None:
+    folders = [add_avatar(tmp_path, name) for name in ("a", "b")]
+    cache = PackCache(tmp_path, 1 << 30, idle_s=0.2)
+    before = [cache.get(name).frame_jpeg(0) for name in ("a", "b")]
+    wait_until(lambda: not any(is_mapped(folder) for folder in folders))
+    assert cache.nbytes == 0
+    assert [cache.get(name).frame_jpeg(0) for name in ("a", "b")] == before
+
+
+def test_a_pack_that_nobody_asks_for_is_unmapped_while_others_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle, busy = (add_avatar(tmp_path, name) for name in ("idle", "busy"))
+    clock_s = [1000.0]
+    monkeypatch.setattr(pack_module, "time", SimpleNamespace(monotonic=lambda: clock_s[0]))
+    cache = PackCache(tmp_path, 1 << 30)
+    cache.get("idle")
+    pack = cache.get("busy")
+    for _ in range(3):
+        clock_s[0] += DEFAULT_PACK_IDLE_S * 0.4
+        assert cache.get("busy") is pack
+        assert is_mapped(idle) == (clock_s[0] < 1000 + DEFAULT_PACK_IDLE_S)
+    assert not is_mapped(idle)
+    assert is_mapped(busy)
+
+
+def test_a_pack_in_use_is_not_pulled_away(tmp_path: Path) -> None:
+    folder = add_avatar(tmp_path, "ann")
+    cache = PackCache(tmp_path, 1 << 30, idle_s=0.01)
+    held = cache.get("ann")
+    wait_until(lambda: cache.nbytes == 0)
+    (jpeg,) = compose(held, np.array([0]), mouths(1, 160), keys(1))
+    assert simplejpeg.decode_jpeg(jpeg).shape == (48, 64, 3)
+    faces = held.faces
+    del held
+    assert faces.any()
+    del faces
+    assert not is_mapped(folder)
+
+
+def test_packs_may_go_idle_while_threads_ask_for_them(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        add_avatar(tmp_path, name)
+    cache = PackCache(tmp_path, 1 << 30, idle_s=0.0005)
+    expected = {name: AvatarPack(tmp_path / f"avatar_{name}").frame_jpeg(0) for name in ("a", "b")}
+    wrong: list[str] = []
+
+    def work(name: str) -> None:
+        for _ in range(100):
+            if cache.use(name, lambda pack: pack.frame_jpeg(0)) != expected[name]:
+                wrong.append(name)
+
+    threads = [threading.Thread(target=work, args=("ab"[n % 2],)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
 
 
 def test_threads_share_one_pack(tmp_path: Path) -> None:

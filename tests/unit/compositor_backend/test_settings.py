@@ -38,10 +38,18 @@ def test_empty_variables_count_as_unset() -> None:
     assert read_settings(environment, {}, MODEL) == read_settings({}, {}, MODEL)
 
 
+def test_how_long_an_idle_pack_stays_open() -> None:
+    parameters = {"pack_idle_s": "5"}
+    assert read_settings({}, {}, MODEL).pack_idle_s == 60
+    assert read_settings({}, parameters, MODEL).pack_idle_s == 5
+    assert read_settings({"LIPSTREAM_PACK_IDLE_S": "300"}, parameters, MODEL).pack_idle_s == 300
+
+
+@pytest.mark.parametrize("name", ["LIPSTREAM_PACK_CACHE_MIB", "LIPSTREAM_PACK_IDLE_S"])
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "8 GiB", "1e3", "²", " 5", "9" * 5000])
-def test_a_wrong_size_is_named(text: str) -> None:
-    with pytest.raises(SettingsError, match=r"^LIPSTREAM_PACK_CACHE_MIB .* is wanted$") as error:
-        read_settings({"LIPSTREAM_PACK_CACHE_MIB": text}, {}, MODEL)
+def test_a_wrong_number_is_named(name: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^{name} .* is wanted$") as error:
+        read_settings({name: text}, {}, MODEL)
     assert len(str(error.value)) < 300
 
 

@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 
 from compositor_backend.errors import PackError
 from compositor_backend.geometry import Region, SegmentGrid, restart_interval
-from compositor_backend.jpeg import Header, JpegSettings, encode, marker_codes, marker_offsets, read_header
+from compositor_backend.jpeg import (
+    Header,
+    JpegSettings,
+    encode,
+    marker_codes,
+    marker_offsets,
+    read_header,
+    with_comment,
+)
 from compositor_backend.splice import cut, splice
 from tests.support.scenes import Pixels, textured
 
@@ -57,6 +65,15 @@ def test_a_region_of_its_own_pixels_changes_nothing() -> None:
     background = Background(textured(320, 240, 1))
     region = background.grid.region((70, 50, 200, 190))
     assert background.spliced(region, part(background.frame, region)) == background.jpeg
+
+
+def test_a_frame_keeps_the_comment_of_its_header() -> None:
+    background = Background(textured(320, 240, 1))
+    region = background.grid.region((70, 50, 200, 190))
+    other = textured(region.width, region.height, 2)
+    plain = background.spliced(region, other)
+    background.header = read_header(with_comment(background.header.data, b"whose"))
+    assert background.spliced(region, other) == with_comment(plain, b"whose")
 
 
 def test_the_whole_frame_may_be_the_region() -> None:

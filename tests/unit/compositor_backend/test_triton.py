@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from compositor_backend.contract import parse_avatar
-from compositor_backend.errors import PackError, SettingsError, TensorError
+from compositor_backend.errors import DamagedAvatarError, PackError, SettingsError, TensorError
 from tests.support import pb_utils
 from tests.support.pb_utils import Logger, Request
 
@@ -65,6 +66,14 @@ def test_a_bad_request_fails_alone_with_its_sentence(triton: ModuleType) -> None
     assert not Logger.errors
 
 
+def test_a_tensor_that_is_missing_is_the_callers_mistake(triton: ModuleType) -> None:
+    bad, good = triton.serve([Request({"AVATAR": np.zeros(1)}, ("Y",)), make_request(1)], double)
+    assert bad.error.message() == "X is missing; it is wanted in every request"
+    assert bad.error.code() == pb_utils.TritonError.INVALID_ARG
+    assert good.arrays["Y"].tolist() == [2]
+    assert not Logger.errors
+
+
 @pytest.mark.parametrize(
     "error",
     [KeyError("secret"), PackError("/secret/folder is damaged"), SettingsError("secret"), OSError("secret")],
@@ -83,6 +92,20 @@ def test_a_fault_of_the_server_is_logged_whole_and_answered_with_its_id(
     assert "in handle" in logged  # the traceback, not only the text
     fault_id = message.split()[-1].rstrip(".")
     assert f"fault {fault_id}:" in logged
+
+
+def test_a_damaged_avatar_is_answered_with_its_name_and_logged_with_the_file(triton: ModuleType) -> None:
+    error = DamagedAvatarError("AVATAR 'may' is damaged on this server")
+    error.__cause__ = PackError("/secret/avatar_may/faces.npy is damaged")
+    (response,) = triton.serve([make_request(1)], fail_with(error))
+    (logged,) = Logger.errors
+    assert response.error.code() == pb_utils.TritonError.INTERNAL
+    found = re.fullmatch(
+        r"AVATAR 'may' is damaged on this server \(fault (\w{12})\); its log says what is wrong",
+        response.error.message(),
+    )
+    assert found
+    assert logged == f"fault {found[1]}: /secret/avatar_may/faces.npy is damaged"
 
 
 def test_two_faults_have_two_ids(triton: ModuleType) -> None:

@@ -21,7 +21,7 @@ else:
 
 from server.command import Ports, triton_command
 from server.installation import find_installation
-from server.settings import ROOT, ServerSettings
+from server.settings import DEFAULT_HEALTH_PORT, ROOT, ServerSettings
 from tests.unit.docker.dockerfile import Stage, read_dockerfile
 
 DOCKER = ROOT / "docker"
@@ -141,14 +141,15 @@ def test_the_cpu_images_entrypoint_is_a_line_that_the_launcher_takes() -> None:
     assert (python, dash_m, module) == ("python", "-m", "server")
     settings = settings_from(parse([*arguments, *compose()["triton-cpu"]["command"]])[0])
     assert (settings.host, settings.avatars, settings.load_all) == ("0.0.0.0", Path("/avatars"), True)
-    ports = (settings.http_port, settings.grpc_port, settings.metrics_port)
+    ports = (settings.http_port, settings.grpc_port, settings.metrics_port, DEFAULT_HEALTH_PORT)
     assert list(map(str, ports)) == stages("triton-cpu")[-1].last("EXPOSE").words
 
 
 # --- compose ---
 def test_ports_are_published_on_loopback_unless_told_otherwise(service: str) -> None:
     published = compose()[service]["ports"]
-    assert published == [f"127.0.0.1:{port}:{port}" for port in (8000, 8001, 8002)]
+    ports = (8000, 8001, 8002, 8003) if service == "triton-cpu" else (8000, 8001, 8002)
+    assert published == [f"127.0.0.1:{port}:{port}" for port in ports]
     assert [port.rsplit(":", 1)[1] for port in published] == stages(service)[-1].last("EXPOSE").words
     assert compose(LIPSTREAM_BIND="0.0.0.0")[service]["ports"][0] == "0.0.0.0:8000:8000"
 

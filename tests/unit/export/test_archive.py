@@ -27,6 +27,7 @@ from export.cli import main
 from export.errors import ExportError
 from export.frames import open_frames
 from tests.support.avatar_sources import BOXES, Sources, encoder_graph, network_graph
+from tests.support.write_order import newer_than_their_checksums
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = {"avatar_ann", "features_ann", "lipsync_ann", "audio_encoder_tiny"}
@@ -80,6 +81,7 @@ def test_what_was_packed_is_unpacked_to_the_same_files(whole: Path, tmp_path: Pa
     assert unpack_avatar(out, UnpackSettings(elsewhere)) == elsewhere / "avatar_ann"
     assert models(elsewhere) == models(whole)
     assert all(finding.good for finding in check_avatars(elsewhere))
+    assert newer_than_their_checksums(elsewhere) == []
 
 
 def test_gzip_is_chosen_by_the_suffix(whole: Path, tmp_path: Path) -> None:
@@ -169,6 +171,7 @@ def test_another_id(whole: Path, packed: Path, tmp_path: Path) -> None:
     findings = list(check_avatars(tmp_path))
     assert all(finding.good for finding in findings), findings
     assert {finding.avatar for finding in findings} == {"ann", "eve"}
+    assert newer_than_their_checksums(tmp_path) == []
     for name in ("faces.npy", "idle_data.npy"):
         assert (tmp_path / "avatar_eve" / name).read_bytes() == (whole / "avatar_ann" / name).read_bytes()
     for text in ("avatar_ann", "lipsync_ann", "features_ann"):

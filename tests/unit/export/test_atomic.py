@@ -269,3 +269,26 @@ def test_everything_is_on_the_disk_before_anything_appears(
     put(tmp_path, "new")
     assert shown(tmp_path) == dict.fromkeys(NAMES, "new")
     assert tmp_path.stat().st_ino in synced
+
+
+def test_many_files_are_brought_to_the_disk_by_one_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, str]] = []
+    original, ready = os.sync, atomic._mark_ready
+
+    def sync() -> None:
+        seen.append(shown(next(tmp_path.glob(f"{STAGE_PREFIX}*"))))
+        original()
+
+    def mark_ready(stage: Path, names: Sequence[str]) -> None:
+        assert seen == [dict.fromkeys(NAMES, "new")]
+        ready(stage, names)
+
+    monkeypatch.setattr(os, "sync", sync)
+    monkeypatch.setattr(atomic, "_mark_ready", mark_ready)
+    with staging(tmp_path) as stage:
+        fill(stage, "new")
+        publish(tmp_path, stage, lambda: NAMES, many=True)
+    assert shown(tmp_path) == dict.fromkeys(NAMES, "new")
+    assert len(seen) == 1

@@ -38,6 +38,7 @@ from tests.support.avatar_sources import (
 )
 from tests.support.networks import random_encoder, random_unet, save
 from tests.support.scenes import textured
+from tests.support.write_order import newer_than_their_checksums
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = {"audio_encoder_tiny", "avatar_ann", "features_ann", "lipsync_ann"}
@@ -76,6 +77,7 @@ def test_an_avatar_is_four_folders_and_whole(sources: Sources) -> None:
     assert build(sources) == sources.avatars / "avatar_ann"
     assert shown(sources.avatars) == FOLDERS
     assert findings(sources.avatars) == []
+    assert newer_than_their_checksums(sources.avatars) == []
     assert stages(sources.avatars) == []
     for ensemble in ("avatar_ann", "features_ann"):
         assert list((sources.avatars / ensemble / "1").iterdir()) == []

@@ -62,6 +62,14 @@ def test_networks_are_the_contracts(tmp_path: Path, network: Network) -> None:
         assert not config.HasField("optimization")
 
 
+def test_queues_are_bounded_and_hold_16_clients_with_four_requests_each(tmp_path: Path) -> None:
+    for name, (config, _, _) in lipsync_and_encoder(tmp_path, AVE).items():
+        queue = config.dynamic_batching.default_queue_policy.max_queue_size
+        assert queue == (64 if "embedded" in name else 128)
+    text = (tmp_path / "l" / "config.pbtxt").read_text(encoding="utf-8").replace("\n#   ", " ")
+    assert "max_queue_size: so many requests may wait, and one more is refused at once." in text
+
+
 def test_a_unets_batch_is_a_request_of_the_largest_size(tmp_path: Path) -> None:
     configs = written(tmp_path, model_configs.write_lipsync, AVE)
     assert {config.max_batch_size for config in configs.values()} == {32}

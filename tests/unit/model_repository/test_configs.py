@@ -40,7 +40,18 @@ def test_python_models_get_their_inputs_where_numpy_can_see_them(path: Path) -> 
     parameters = read_config(path).parameters
     if path.name == "config.pbtxt":
         assert parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "yes"
-    assert set(parameters) <= {"FORCE_CPU_ONLY_INPUT_TENSORS", "avatars_folder", "pack_cache_mib"}
+    assert set(parameters) <= {
+        "FORCE_CPU_ONLY_INPUT_TENSORS",
+        "avatars_folder",
+        "pack_cache_mib",
+        "pack_idle_s",
+    }
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=relative_name)
+def test_queues_are_left_to_the_networks(path: Path) -> None:
+    """A queue policy makes Triton batch, and without a batch dimension that costs most of the throughput."""
+    assert not read_config(path).HasField("dynamic_batching")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=relative_name)

@@ -13,6 +13,7 @@ from export.demo import avatar as demo
 from export.demo import presenter
 from export.model_configs import read_config
 from perf.copies import copy_avatar
+from tests.support.write_order import newer_than_their_checksums
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,7 @@ def avatars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_copy_is_a_whole_avatar_of_its_own(avatars: Path, tmp_path: Path) -> None:
     files = copy_avatar(avatars, "demo", tmp_path, "twin")
+    assert newer_than_their_checksums(tmp_path) == []
     with AvatarPack(tmp_path / "avatar_twin") as twin, AvatarPack(avatars / "avatar_demo") as original:
         twin.verify()
         assert (twin.manifest.id, twin.manifest.network) == ("twin", "lipsync_twin")

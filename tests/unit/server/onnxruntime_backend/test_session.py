@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from export.checksums import record_sums
 from server.errors import ModelLoadError
 from server.onnxruntime_backend import session as session_module
 from server.onnxruntime_backend.config import ModelConfig, TensorConfig
@@ -21,7 +23,8 @@ from server.onnxruntime_backend.session import (
     session_options,
     usable_cpus,
 )
-from tests.support.onnx_models import doubling_graph
+from tests.support.onnx_models import doubling_graph, lookup_graph, summing_graph
+from tests.support.scenes import age
 
 CONFIG = ModelConfig(
     "tiny", 8, (TensorConfig("X", "TYPE_FP32", (4,)),), (TensorConfig("Y", "TYPE_FP32", (4,)),)
@@ -67,6 +70,27 @@ def test_a_file_that_is_no_onnx_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"tiny: model\.onnx does not load: ") as caught:
         create_session(CONFIG, tmp_path, ON_CPU)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.2, 0.4, 0.6, 0.8, 0.99])
+def test_a_file_cut_short_is_named(tmp_path: Path, share: float) -> None:
+    onnx.save(lookup_graph(), tmp_path / "model.onnx")
+    os.truncate(tmp_path / "model.onnx", int(share * (tmp_path / "model.onnx").stat().st_size))
+    with pytest.raises(ModelLoadError, match=r"tiny: model\.onnx does not load: ") as caught:
+        create_session(CONFIG, tmp_path, ON_CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_was_changed_since_it_was_imported_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "1"
+    folder.mkdir()
+    onnx.save(doubling_graph(), folder / "model.onnx")
+    record_sums(tmp_path)
+    create_session(CONFIG, folder, ON_CPU)
+    onnx.save(summing_graph(), folder / "model.onnx")
+    age(tmp_path)
+    with pytest.raises(ModelLoadError, match=r"tiny: .*model\.onnx is damaged"):
+        create_session(CONFIG, folder, ON_CPU)
 
 
 @pytest.mark.skipif(
@@ -151,6 +175,22 @@ def test_parameters_become_session_options() -> None:
     assert not options.enable_cpu_mem_arena
     assert not options.enable_mem_pattern
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+@pytest.mark.parametrize(
+    ("config", "device", "expected"),
+    [
+        (CONFIG, ON_CPU, False),
+        (replace(CONFIG, max_batch_size=0), ON_CPU, True),
+        (CONFIG, Device("GPU"), True),
+        (with_parameters(enable_mem_pattern="1"), ON_CPU, True),
+        (with_parameters(enable_mem_pattern="0"), Device("GPU"), False),
+    ],
+)
+def test_memory_patterns_are_for_the_gpu_and_for_fixed_shapes(
+    config: ModelConfig, device: Device, expected: bool
+) -> None:
+    assert session_options(config, device).enable_mem_pattern is expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,97 @@
+"""The processes of a running Triton, as Linux lists them in ``/proc``."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+_STUB = "triton_python_b"
+"""What the kernel keeps of the name ``triton_python_backend_stub``."""
+DEAD = "Z"
+STOPPED = frozenset("Tt")
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process: its parent, the kernel's letter for its state (proc(5)), and its name cut to 15 characters."""
+
+    pid: int
+    parent: int
+    state: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Stub:
+    """A process that runs a Python model; `version_folder` is empty of one that has died."""
+
+    pid: int
+    state: str
+    version_folder: Path | None
+
+    @property
+    def model(self) -> str | None:
+        """The model's name."""
+        return None if self.version_folder is None else self.version_folder.parent.name
+
+
+def tritonserver(supervisor: int) -> int | None:
+    """The process id of the tritonserver that a supervisor runs, None if it has none."""
+    return next((process.pid for process in _processes() if process.parent == supervisor), None)
+
+
+def stubs(supervisor: int) -> list[Stub]:
+    """Stubs of the tritonserver that a supervisor runs, those that have died and were not taken leave of among them."""
+    processes = _processes()
+    servers = {process.pid for process in processes if process.parent == supervisor}
+    return [
+        Stub(process.pid, process.state, _version_folder(process.pid))
+        for process in processes
+        if process.parent in servers and process.name == _STUB
+    ]
+
+
+def kill_stubs(run_folder: Path) -> None:
+    """Kill the stubs that were started from a run folder and have outlived their Triton."""
+    for process in _processes():
+        if process.name == _STUB and _runs_from(process.pid, run_folder):
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+
+
+def _runs_from(pid: int, folder: Path) -> bool:
+    try:
+        program = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")[0]
+    except OSError:
+        return False
+    return Path(program.decode(errors="surrogateescape")).is_relative_to(folder)
+
+
+def _processes() -> list[Process]:
+    numbers = (int(path.name) for path in _PROC.iterdir() if path.name.isdigit())
+    return [process for pid in numbers if (process := _read(pid)) is not None]
+
+
+def _read(pid: int) -> Process | None:
+    """None if it has gone meanwhile."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text()
+    except OSError:
+        return None
+    # The name stands in brackets and may itself hold any character.
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    state, parent = rest.split()[:2]
+    return Process(pid, int(parent), state, name)
+
+
+def _version_folder(pid: int) -> Path | None:
+    """The folder of the file that the stub was started with, such as ``…/compositor/1``."""
+    try:
+        arguments = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    return Path(arguments[1].decode(errors="surrogateescape")).parent if len(arguments) > 1 else None

@@ -1,0 +1,121 @@
+"""Triton's HTTP interface, as far as starting and watching it need it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import re
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from server.errors import TritonRefusedError, TritonSilentError
+
+_DEAD_STUB = "is not healthy"
+"""Of Triton 2.51's "Stub process 'compositor_0_0' is not healthy."."""
+_PENDING = re.compile(r'^nv_inference_pending_request_count\{model="([^"]+)"[^}]*\} (\S+)$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class ModelCounts:
+    """What a loaded model has done since it was loaded; `rows` are the batch rows of its requests."""
+
+    name: str
+    successes: int
+    rows: int
+
+
+class TritonHttp:
+    """Short requests to one Triton.
+
+    Every method but `ready` may raise `TritonSilentError`, where nothing answers in `timeout_s`, and
+    `TritonRefusedError`, where the answer is an error.
+    """
+
+    def __init__(self, host: str, port: int, metrics_port: int, timeout_s: float = 3.0) -> None:
+        self._host = host
+        self._port = port
+        self._metrics_port = metrics_port
+        self._timeout_s = timeout_s
+
+    def ready(self, model: str | None = None) -> bool:
+        """Whether Triton, or the model, is ready; False too if nothing answers."""
+        try:
+            self._ask("GET", "/v2/health/ready" if model is None else f"/v2/models/{model}/ready")
+        except (TritonSilentError, TritonRefusedError):
+            return False
+        return True
+
+    def counts(self) -> list[ModelCounts]:
+        """Of each model that is loaded."""
+        answer = json.loads(self._ask("GET", "/v2/models/stats"))
+        return [
+            ModelCounts(
+                model["name"],
+                model.get("inference_stats", {}).get("success", {}).get("count", 0),
+                model.get("inference_count", 0),
+            )
+            for model in answer["model_stats"]
+        ]
+
+    def pending(self, model: str) -> int:
+        """Requests that wait for a process of the model."""
+        text = self._ask("GET", "/metrics", port=self._metrics_port).decode()
+        return sum(int(float(count)) for name, count in _PENDING.findall(text) if name == model)
+
+    def load(self, model: str, timeout_s: float) -> None:
+        """Load a model; a loaded one anew if its folder has changed."""
+        self._ask("POST", f"/v2/repository/models/{model}/load", {}, timeout_s)
+
+    def unload(self, model: str, timeout_s: float) -> None:
+        """Unload a model and nothing that it is made of."""
+        self._ask("POST", f"/v2/repository/models/{model}/unload", {}, timeout_s)
+
+    def lives(self, model: str) -> bool:
+        """Whether the processes of a model answer; raises only if they do not within the time allowed.
+
+        They are sent the smallest request that the model's tensors allow. Most models refuse it, and that is an answer.
+        """
+        # Not its config: that may be kept from who has no key.
+        metadata = json.loads(self._ask("GET", f"/v2/models/{model}"))
+        try:
+            inputs = [_smallest(tensor) for tensor in metadata["inputs"]]
+            self._ask("POST", f"/v2/models/{model}/infer", {"inputs": inputs})
+        except TritonRefusedError as error:
+            return _DEAD_STUB not in str(error)
+        return True
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        timeout_s: float | None = None,
+        *,
+        port: int | None = None,
+    ) -> bytes:
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        connection = http.client.HTTPConnection(
+            self._host,
+            self._port if port is None else port,
+            timeout=self._timeout_s if timeout_s is None else timeout_s,
+        )
+        with closing(connection):
+            try:
+                connection.request(method, path, data, headers)
+                answer = connection.getresponse()
+                text = answer.read()
+            except (OSError, http.client.HTTPException) as error:
+                raise TritonSilentError(f"{path} is not answered: {error or type(error).__name__}") from error
+        if answer.status != http.client.OK:
+            raise TritonRefusedError(f"{path}: {text.decode(errors='replace')[:500] or answer.reason}")
+        return text
+
+
+def _smallest(tensor: dict[str, Any]) -> dict[str, Any]:
+    """Noughts or empty texts, one in each dimension that may have any size."""
+    shape = [max(int(size), 1) for size in tensor["shape"]]
+    value = "" if tensor["datatype"] == "BYTES" else 0
+    return {**tensor, "shape": shape, "data": [value] * math.prod(shape)}

@@ -1,0 +1,77 @@
+"""Processes as /proc lists them, with Python in the place of Triton and its stubs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from server.processes import DEAD, STOPPED, Stub, stubs, tritonserver
+
+# A "Triton" that starts a stub, leaves it unburied when it dies, and tells its process id.
+PARENT = """
+import subprocess, sys
+stub = subprocess.Popen(sys.argv[1:])
+print(stub.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def stub_pid(tmp_path: Path) -> Iterator[int]:
+    # What waits for ever and can be given a path: tail(1), under the stub's name.
+    stub = tmp_path / "triton_python_backend_stub"
+    shutil.copy(shutil.which("tail") or "", stub)
+    model = tmp_path / "a model (1) of mine" / "1" / "model.py"
+    model.parent.mkdir(parents=True)
+    model.write_text("")
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, stub, model, "-f"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout
+    assert parent.stdin
+    yield int(parent.stdout.readline())
+    for found in stubs(os.getpid()):
+        os.kill(found.pid, signal.SIGKILL)
+    parent.communicate()
+
+
+def test_a_stub_tells_its_model_and_state(stub_pid: int, tmp_path: Path) -> None:
+    assert tritonserver(os.getpid()) is not None
+    (found,) = wait_for(lambda found: found.version_folder == tmp_path / "a model (1) of mine" / "1")
+    assert found.pid == stub_pid
+    assert found.model == "a model (1) of mine"
+
+
+def test_a_stopped_and_a_dead_stub_are_seen(stub_pid: int) -> None:
+    os.kill(stub_pid, signal.SIGSTOP)
+    wait_for(lambda found: found.state in STOPPED)
+    os.kill(stub_pid, signal.SIGKILL)
+    (found,) = wait_for(lambda found: found.state == DEAD)
+    assert found.model is None
+
+
+def test_who_has_no_triton_has_no_stubs(stub_pid: int) -> None:
+    assert stubs(stub_pid) == []
+    assert tritonserver(stub_pid) is None
+
+
+def wait_for(condition: Callable[[Stub], bool], within_s: float = 20) -> list[Stub]:
+    """The stubs of this process's "Triton", once the only one is as wanted."""
+    end_s = time.monotonic() + within_s
+    while True:
+        found = stubs(os.getpid())
+        if len(found) == 1 and condition(found[0]):
+            return found
+        assert time.monotonic() < end_s, found
+        time.sleep(0.01)
