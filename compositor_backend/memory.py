@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
+import weakref
 from collections.abc import Callable
+from types import MethodType
 
 REST_S = 1.0
 """Many times the pause between the chunks of a live stream."""
@@ -25,12 +27,15 @@ def give_back() -> None:
 class Rest:
     """Gives memory back, or whatever `give_back` is, each time that nothing was done for `rest_s` seconds.
 
-    `give_back` is called in a thread of its own, which the first call of `worked` starts and which never ends.
+    `give_back` is called in a thread of its own, which the first call of `worked` starts. If it is a method, this does
+    not keep its object alive: once that is gone, nothing is left to give back.
     """
 
     def __init__(self, rest_s: float = REST_S, give_back: Callable[[], None] = give_back) -> None:
         self._rest_s = rest_s
-        self._give_back = give_back
+        self._give_back = (
+            weakref.WeakMethod(give_back) if isinstance(give_back, MethodType) else lambda: give_back
+        )
         self._awake = threading.Event()
         self._worked_s = 0.0
         self._thread = threading.Thread(target=self._watch, name="rest", daemon=True)
@@ -51,8 +56,12 @@ class Rest:
             self._awake.clear()
             if self._left_s() > 0:  # work was done between looking and clearing
                 self._awake.set()
-            else:
-                self._give_back()
+                continue
+            give_back = self._give_back()
+            if give_back is None:
+                return
+            give_back()
+            del give_back  # or its object would be kept while this waits
 
     def _left_s(self) -> float:
         return self._worked_s + self._rest_s - time.monotonic()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 
@@ -49,6 +50,30 @@ def test_who_never_works_has_no_thread() -> None:
     before = threading.active_count()
     Rest()
     assert threading.active_count() == before
+
+
+class Owner:
+    """Has memory of its own to give back."""
+
+    def __init__(self) -> None:
+        self.given = Counter()
+        self.rest = Rest(0.01, self.give_back)
+
+    def give_back(self) -> None:
+        self.given()
+
+
+def test_an_owner_is_called_and_not_kept() -> None:
+    owner = Owner()
+    owner.rest.worked()
+    assert owner.given.wait(1)
+    rest, gone = owner.rest, threading.Event()
+    weakref.finalize(owner, gone.set)
+    del owner
+    assert gone.wait(PATIENCE_S)
+    rest.worked()
+    rest._thread.join(PATIENCE_S)
+    assert not rest._thread.is_alive()
 
 
 HEAP = """

@@ -354,6 +354,15 @@ def test_a_pack_that_nobody_asks_for_is_unmapped_while_others_are_asked_for(
     assert is_mapped(busy)
 
 
+def test_packs_are_unmapped_with_their_cache(tmp_path: Path) -> None:
+    folder = add_avatar(tmp_path, "ann")
+    cache = PackCache(tmp_path, 1 << 30, idle_s=3600)
+    cache.get("ann")
+    assert is_mapped(folder)
+    del cache
+    assert not is_mapped(folder)
+
+
 def test_a_pack_in_use_is_not_pulled_away(tmp_path: Path) -> None:
     folder = add_avatar(tmp_path, "ann")
     cache = PackCache(tmp_path, 1 << 30, idle_s=0.01)
