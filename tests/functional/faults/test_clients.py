@@ -22,7 +22,7 @@ from tests.support.streams import viewers
 
 pytestmark = pytest.mark.functional
 
-VIEWERS = 2
+VIEWERS = 8
 WAIT_S = 120
 VANISHING = 200
 CUTS = 40
@@ -100,8 +100,8 @@ async def test_connections_that_are_cut_in_the_middle_of_a_chunk(
         cutting_proxy(served.url) as proxy,
         AvatarPool([proxy.url], PoolSettings(most=2), retry=patient) as unlucky,
         AvatarPool([served.url], PoolSettings(most=2)) as pool,
-        viewers(pool, catalogue.ids[2:], VIEWERS, catalogue.source) as others,
-        viewers(unlucky, catalogue.ids[:2], VIEWERS, catalogue.source, seed=1) as cut,
+        viewers(pool, catalogue.ids[2:], VIEWERS // 2, catalogue.source) as others,
+        viewers(unlucky, catalogue.ids[:2], VIEWERS // 2, catalogue.source, seed=1) as cut,
     ):
         await cut.until(lambda: proxy.cuts >= CUTS, WAIT_S)
         proxy.cutting = False

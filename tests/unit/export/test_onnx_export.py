@@ -19,6 +19,8 @@ from export.parity import check_unet, unet_reference
 from tests.support.networks import random_encoder, random_unet, random_wav2lip, save
 
 SHA256 = hashlib.sha256(b"a checkpoint").hexdigest()
+EQUAL_SHARE = 0.998
+"""Twice the differences that were ever measured: with one and the same network, 0.9990 and 0.9991 on two machines."""
 MODES = [
     ("328", "ave"),
     ("328", "hubert"),
@@ -62,7 +64,7 @@ def test_a_checkpoint_becomes_a_graph_of_the_contract(tmp_path: Path, family: st
     path = save(network.state_dict(), tmp_path / "u.pth")
     parity = export_unet(path, family, audio, tmp_path / "u.onnx")
     assert parity.max_difference <= 1
-    assert parity.equal_share >= 0.999
+    assert parity.equal_share >= EQUAL_SHARE
     model = onnx.load(str(tmp_path / "u.onnx"))
     side = network.family.geometry.network_px
     u8, f32, i64 = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
@@ -136,7 +138,7 @@ def test_a_network_that_float32_does_not_settle_is_exported(tmp_path: Path) -> N
 def test_values_that_float32_does_not_settle_need_not_be_equal(tmp_path: Path) -> None:
     limits = Limits(equal_share=1.0)
     parity = write_unet(random_wav2lip(), SHA256, tmp_path / "w.onnx", limits)
-    assert 0.998 < parity.equal_share < 1
+    assert EQUAL_SHARE <= parity.equal_share < 1
 
 
 def test_a_network_that_float32_settles_is_granted_nothing(tmp_path: Path) -> None:
