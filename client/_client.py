@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from client.errors import (
     AvatarNotFoundError,
     AvatarNotLoadedError,
     RequestRefusedError,
+    RequestTimeoutError,
     ServerError,
     ServerFaultError,
     ServerUnavailableError,
@@ -31,6 +33,8 @@ from client.errors import (
 from compositor_backend import contract
 
 _log = logging.getLogger(__name__)
+IDLE_FRAMES_AGAIN_S = 60.0
+"""How long a server that had no idle frames for an avatar is not asked again: it may have been restarted since."""
 BRINGS_BACK = 10
 """How often a request's avatar is loaded again: two pools that unload each other's may do so more than once."""
 _SHARED = frozenset(model.name for model in contract.SHARED_MODELS)
@@ -84,7 +88,7 @@ class LipstreamClient:
         self._transport = transport or TritonTransport(url, keepalive or Keepalive())
         self._idle_frames = idle_frames
         self._bring_back = bring_back
-        self._without_idle: set[str] = set()
+        self._without_idle_until_s: dict[str, float] = {}
 
     @property
     def url(self) -> str:
@@ -148,7 +152,7 @@ class LipstreamClient:
         model = None if avatar is None else contract.avatar_ensemble_name(avatar)
         try:
             return await self._transport.is_ready(model, self._timeouts.control_s)
-        except ServerUnavailableError:
+        except (ServerUnavailableError, RequestTimeoutError):
             return False
 
     async def avatars(self) -> list[AvatarState]:
@@ -199,7 +203,9 @@ class LipstreamClient:
         await self.close()
 
     async def _send(self, request: FrameRequest) -> list[Frame]:
-        if not self._idle_frames or request.avatar in self._without_idle or not request.silent:
+        now_s = asyncio.get_running_loop().time()
+        without = now_s < self._without_idle_until_s.get(request.avatar, now_s)
+        if not self._idle_frames or without or not request.silent:
             return await self._ask_ensemble(request)
         try:
             return await self._ask(request, contract.IDLE_FRAMES_MODEL.name, request.idle_inputs())
@@ -207,8 +213,9 @@ class LipstreamClient:
             refusal = error
         # Where more is wrong than idle frames, this fails as well, and says what.
         frames = await self._ask_ensemble(request)
-        if request.avatar not in self._without_idle:
-            self._without_idle.add(request.avatar)
+        known = request.avatar in self._without_idle_until_s
+        self._without_idle_until_s[request.avatar] = now_s + IDLE_FRAMES_AGAIN_S
+        if not known:
             _log.info("%s is asked for its silent frames by its ensemble: %s", request.avatar, refusal)
         return frames
 

@@ -14,10 +14,29 @@ from client._admission import Streams
 from client._pool_figures import PoolFigures
 from client._server_memory import MemoryBudget
 from client._settings import PoolSettings
-from client.errors import PoolFullError, ServerBusyError, ServerError, ServerUnavailableError, SessionError
+from client.errors import (
+    AvatarNotFoundError,
+    AvatarNotLoadedError,
+    PoolFullError,
+    RequestCancelledError,
+    RequestTimeoutError,
+    ServerBusyError,
+    ServerError,
+    ServerUnavailableError,
+    SessionError,
+)
 
 _MEMORY_CHECK_S = 1.0
 """How often a server is asked again whose memory others may give back."""
+
+PASSING_ERRORS = (
+    ServerUnavailableError,
+    ServerBusyError,
+    RequestTimeoutError,
+    RequestCancelledError,
+    AvatarNotLoadedError,  # another pool's doing
+)
+"""Errors of a load that say nothing about the avatar: it may be loaded the next moment."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,15 +83,23 @@ class Residents:
         url: str,
         load: Call,
         unload: Call,
+        unload_once: Call,
         settings: PoolSettings,
         figures: PoolFigures,
         streams: Streams,
         memory: MemoryBudget | None = None,
     ) -> None:
-        """`load` returns when the avatar has given a frame; `url` is for messages, `streams` for when to try again."""
+        """`load` returns when the avatar has given a frame; `unload_once` does not wait for a server that is away.
+
+        `url` is for messages, `streams` for when to try again.
+        """
         self.url = url
         self._load = load
         self._unload = unload
+        self._unload_once = unload_once
+        self._stranded: set[str] = set()
+        self._tidying = asyncio.Lock()
+        self._closed = False
         self._settings = settings
         self._figures = figures
         self._streams = streams
@@ -103,6 +130,13 @@ class Residents:
         return len(self._waiting), sum(not resident.rests for resident in self._residents.values())
 
     @property
+    def has_room(self) -> bool:
+        """Whether an avatar that comes now gets a place at once, or as soon as another is unloaded."""
+        residents = self._residents.values()
+        free = sum(resident.rests or resident.leaving is not None for resident in residents)
+        return len(self._waiting) < self._places + free
+
+    @property
     def loaded(self) -> list[str]:
         """Ids of the avatars that are loaded, first who was asked for longest ago."""
         return [
@@ -114,11 +148,12 @@ class Residents:
     # --- leases ---
     async def take(self, avatar: str) -> None:
         """Have the avatar loaded, and keep it so until `give`; a `ServerError` or `PoolFullError` if it cannot be."""
-        self._figures.asked(hit=self.holds(avatar))
         resident = self._residents.get(avatar)
         while resident is not None and resident.leaving is not None:
-            await asyncio.wait([resident.leaving])
+            await self._until_left(resident, resident.leaving)
             resident = self._residents.get(avatar)
+        if self._closed:
+            raise SessionError("the pool is closed; make a new one")
         if resident is None:
             self._refuse_failed(avatar)
             resident = self._residents[avatar] = _Resident(avatar)
@@ -140,13 +175,16 @@ class Residents:
 
     async def again(self, avatar: str) -> None:
         """Load an avatar anew that the server no longer has, though there is a lease on it; once for all who ask."""
-        resident = self._residents[avatar]
+        resident = self._residents.get(avatar)
+        if resident is None or resident.leases == 0:
+            raise SessionError(f"the lease on {avatar!r} has ended; take another")
         if resident.ready.done():
             self._load_anew(resident)
         await self._until_ready(resident)
 
     async def close(self) -> None:
         """Give up what is under way. What is loaded stays so."""
+        self._closed = True
         for resident in self._residents.values():
             resident.stay()
         for task in self._tasks:
@@ -191,23 +229,30 @@ class Residents:
 
     async def _until_ready(self, resident: _Resident) -> None:
         ready = resident.ready
-        try:
-            # Shielded: who gives up waiting must not end the load that others wait for.
-            await asyncio.shield(ready)
-        except asyncio.CancelledError:
-            if ready.cancelled():
-                raise SessionError("the pool was closed while an avatar was loaded") from None
-            raise
+        # Not awaited itself: who gives up waiting must not end the load that others wait for.
+        await asyncio.wait([ready])
+        if ready.cancelled():
+            raise SessionError("the pool was closed while an avatar was loaded")
+        error = ready.exception()
+        if isinstance(error, ServerError):
+            raise error.again() from error.__cause__
+        if error is not None:
+            raise error
 
     async def _load_within_bounds(self, resident: _Resident) -> None:
         async with self._loads:
             try:
+                await self._tidy()
+                # Until it has succeeded: a load that fails may have come half the way.
+                self._stranded.add(resident.avatar)
                 with self._figures.loading():
                     await self._load(resident.avatar)
-            except (ServerUnavailableError, ServerBusyError):
-                raise  # that says nothing about the avatar
+                self._stranded.discard(resident.avatar)
             except ServerError as error:
-                self._remember(resident.avatar, error)
+                if isinstance(error, AvatarNotFoundError):
+                    self._stranded.discard(resident.avatar)
+                if not isinstance(error, PASSING_ERRORS):
+                    self._remember(resident.avatar, error)
                 raise
             finally:
                 # In case that all who wanted it have given up; not before this task has ended.
@@ -216,7 +261,7 @@ class Residents:
     def _remember(self, avatar: str, error: ServerError) -> None:
         """For a while nobody tries again what has just failed."""
         until_s = asyncio.get_running_loop().time() + self._settings.failed_s
-        self._failed[avatar] = (until_s, error)
+        self._failed[avatar] = (until_s, error.again())
         while len(self._failed) > self._settings.failures_kept:
             self._failed.popitem(last=False)
 
@@ -225,8 +270,24 @@ class Residents:
         if error is None:
             return
         if asyncio.get_running_loop().time() < until_s:
-            raise error
+            raise error.again() from error.__cause__
         del self._failed[avatar]
+
+    # --- what has no place and may be loaded all the same ---
+    async def _tidy(self) -> None:
+        """Unload what a load or an unload that failed may have left: before each load, and at once if that works."""
+        async with self._tidying:
+            for avatar in sorted(self._stranded - self._residents.keys()):
+                if avatar in self._residents:  # by now, and its load waits for this
+                    continue
+                try:
+                    await self._unload_once(avatar)
+                except ServerError as error:
+                    _log.warning("%s may still be loaded on %s: %s", avatar, self.url, error)
+                    if isinstance(error, ServerUnavailableError):
+                        return
+                else:
+                    self._stranded.discard(avatar)
 
     # --- places ---
     async def _place(self, resident: _Resident) -> None:
@@ -271,12 +332,17 @@ class Residents:
             if done:
                 await memory.refreshed()
 
-    def _refusal(self, resident: _Resident, why: str, reason: str) -> PoolFullError:
-        self._figures.refused.labels(why).inc(resident.leases)
+    async def _until_left(self, resident: _Resident, leaving: asyncio.Task[None]) -> None:
+        await asyncio.wait([leaving], timeout=self._settings.wait_s)
+        if not leaving.done():
+            raise self._refusal(resident, "places", "it is still being unloaded")
+
+    def _refusal(self, resident: _Resident, full: str, reason: str) -> PoolFullError:
         return PoolFullError(
             f"{resident.avatar!r} waited {self._settings.wait_s:g} s for room on {self.url}: {reason}",
             url=self.url,
             retry_after_s=self._streams.retry_after_s,
+            full=full,
         )
 
     def _assign_places(self) -> None:
@@ -305,12 +371,15 @@ class Residents:
             await self._unload(resident.avatar)
         except ServerError as error:
             _log.warning("%s could not be unloaded on %s: %s", resident.avatar, self.url, error)
+            self._stranded.add(resident.avatar)
         finally:
             self._vacate(resident)
 
     def _vacate(self, resident: _Resident) -> None:
         if self._forget(resident):
             self._places += 1
+            if resident.avatar in self._stranded and not self._closed:
+                self._start(self._tidy())
             if self._short is not None and not self._short.done():
                 self._short.set_result(None)
             self._assign_places()

@@ -17,6 +17,8 @@ _HOST = "nv_cpu_memory_used_bytes"
 _GPU = "nv_gpu_memory_used_bytes"
 _REFRESH_S = 2.5
 """Triton looks at the memory every 2 s (``--metrics-interval-ms``) and tells in between what it saw last."""
+_GIVEN_BACK_S = 1.0
+"""An unload returns about so long before the network's process has ended and its memory is free."""
 _POLL_S = 0.25
 
 
@@ -65,12 +67,17 @@ class MemoryBudget:
         *,
         host_bytes: int | None = None,
         gpu_bytes: int | None = None,
+        given_back_s: float = _GIVEN_BACK_S,
         refresh_s: float = _REFRESH_S,
         poll_s: float = _POLL_S,
     ) -> None:
-        """At most so many bytes, None for no limit; readings may be `refresh_s` old."""
+        """At most so many bytes, None for no limit.
+
+        What an unload frees is free after `given_back_s`; readings may be `refresh_s` old.
+        """
         self._reader = reader
         self._limits = {"host": host_bytes, "GPU": gpu_bytes}
+        self._given_back_s = given_back_s
         self._refresh_s = refresh_s
         self._poll_s = poll_s
         self._warned = False
@@ -91,8 +98,9 @@ class MemoryBudget:
         return None
 
     async def refreshed(self) -> None:
-        """Return when readings are of a moment after this call."""
+        """Return when readings show what an unload that has just returned gives back."""
         loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._given_back_s)
         until_s = loop.time() + self._refresh_s
         before = await self._read()
         while before is not None and loop.time() < until_s and await self._read() == before:

@@ -26,7 +26,7 @@ from client.errors import (
     SessionError,
     SettingsError,
 )
-from compositor_backend.contract import AVATAR_PREFIX
+from compositor_backend.contract import AVATAR_PREFIX, SHARED_MODELS
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 FIRST_RECONNECT_MS = 100
@@ -43,6 +43,7 @@ _QUEUE_FULL = re.compile(r"Exceeds maximum queue size|Request timeout expired")
 _QUEUE_RETRY_AFTER_S = 1.0
 """A full queue holds less than that of work, but others come back to it as well."""
 _DEAD_PROCESS = re.compile(r"Stub process '([^']*)' is not healthy")
+_SHARED = frozenset(model.name for model in SHARED_MODELS)
 _RESTRICTED = re.compile(r"protocol is restricted")
 # A server that dies can reset the stream instead of the connection, and then the status is one of these two.
 _RESET = re.compile(r"RST_STREAM|Stream removed|Connection reset|Broken pipe")
@@ -192,6 +193,12 @@ def _server_error(error: InferenceServerException, url: str, timeout_s: float) -
 
 
 def _not_loaded(model: str, url: str) -> AvatarNotLoadedError:
+    if model in _SHARED:
+        return AvatarNotLoadedError(
+            f"Triton at {url} has not loaded {model!r}, which all avatars need; "
+            "'python -m server' loads it at its start",
+            url=url,
+        )
     avatar = model.removeprefix(AVATAR_PREFIX)
     return AvatarNotLoadedError(
         f"avatar {avatar!r} is not loaded on Triton at {url}; "

@@ -134,7 +134,11 @@ async def _load(options: argparse.Namespace, console: Console) -> None:
             await pool.pin(avatar)
             console.print(f"{avatar} is ready")
 
-        await asyncio.gather(*map(load, sorted(avatars)))
+        # One that fails must not break off the others' loads.
+        results = await asyncio.gather(*map(load, sorted(avatars)), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
 
 
 async def _unload(options: argparse.Namespace, console: Console) -> None:

@@ -24,6 +24,7 @@ Each one's text is one sentence meant for a person. What the libraries below rai
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 from compositor_backend.errors import AvatarIdError, LipstreamError, SettingsError
 
@@ -46,6 +47,9 @@ __all__ = [
     "SettingsError",
     "SinkError",
 ]
+
+
+_E = TypeVar("_E", bound="ServerError")
 
 
 class ClientError(LipstreamError):
@@ -75,6 +79,14 @@ class ServerError(ClientError):
         super().__init__(sentence)
         self.url = url
         self.frames_delivered: int | None = None
+
+    def again(self: _E) -> _E:
+        """The same error to raise to somebody else, who has had none of the frames."""
+        # Not `copy.copy`: that calls the constructor with the sentence alone.
+        other = type(self).__new__(type(self), *self.args)
+        other.__dict__.update(self.__dict__, frames_delivered=None)
+        other.__cause__ = self.__cause__
+        return other
 
     def __str__(self) -> str:
         sentence = super().__str__()
@@ -115,7 +127,14 @@ class ServerBusyError(ServerError):
 
 
 class PoolFullError(ServerBusyError):
-    """A pool has no room for another stream, or no avatar has made room for another in time."""
+    """A pool has no room for another stream, or no avatar has made room for another in time.
+
+    `full` is what there was none of: ``streams``, ``places`` or ``memory``.
+    """
+
+    def __init__(self, sentence: str, *, url: str, retry_after_s: float, full: str) -> None:
+        super().__init__(sentence, url=url, retry_after_s=retry_after_s)
+        self.full = full
 
 
 class RequestRefusedError(ServerError):

@@ -17,7 +17,7 @@ from prometheus_client import start_http_server
 from client._admission import Streams
 from client._client import LipstreamClient
 from client._pool_figures import PoolFigures
-from client._residents import Residents
+from client._residents import PASSING_ERRORS, Residents
 from client._retry import retrying
 from client._server_memory import MemoryBudget, MemoryReader, MetricsReader
 from client._settings import DEFAULT_URL, Keepalive, PoolSettings, RetryPolicy, Timeouts
@@ -26,7 +26,7 @@ from client._triton import TritonTransport
 from client.errors import (
     AvatarNotLoadedError,
     PoolFullError,
-    ServerUnavailableError,
+    ServerError,
     SessionError,
     SettingsError,
 )
@@ -35,7 +35,7 @@ from compositor_backend import contract
 POOL_RETRY = RetryPolicy(attempts=10, longest_delay_s=0.7, jitter=0.2)
 """A pool's: 3.9 to 4.9 s in all, since `python -m server` brings a dead Triton back within 1 to 3 s."""
 
-_TRIES = 5
+_TRIES = 10
 """Of a load whose avatar another pool unloads before its first frame."""
 _HUM = np.tile(np.array([600, -600], np.int16), contract.SAMPLES_PER_FRAME // 2)
 """A frame of sound, and no silence, which no network is asked for."""
@@ -93,6 +93,8 @@ class AvatarPool:
         self.settings = settings or PoolSettings()
         self.figures = figures or PoolFigures()
         links = transports or [TritonTransport(url, keepalive or Keepalive()) for url in urls]
+        if not links:
+            raise SettingsError("a pool has no server; the address of one at least is wanted")
         readers = memory_readers or [MetricsReader(url) for url in metrics_urls or ()]
         self._servers = [
             _Server(link, memory, self.settings, self.figures, timeouts or Timeouts(), retry or POOL_RETRY)
@@ -115,7 +117,7 @@ class AvatarPool:
         try:
             yield Lease(avatar, server.leased)
         finally:
-            server.give_stream(avatar, time.monotonic() - began_s)
+            server.give(avatar, stream=True, length_s=time.monotonic() - began_s)
 
     async def pin(self, avatar: str) -> None:
         """Load an avatar and keep it loaded until `unpin`; errors as of `lease`."""
@@ -182,33 +184,52 @@ class AvatarPool:
 
     async def _take(self, avatar: str, *, stream: bool) -> _Server:
         """See `_take_once`; patient only when no server is left to try, lest each absent one holds every lease up."""
-        return await retrying(lambda: self._take_once(avatar, stream=stream), self._retry)
+        try:
+            if stream and all(server.streams.full for server in self._servers):
+                raise self._no_stream()
+            self.figures.asked(hit=any(server.residents.holds(avatar) for server in self._servers))
+            return await retrying(lambda: self._take_once(avatar, stream=stream), self._retry)
+        except PoolFullError as error:
+            self.figures.refused.labels(error.full).inc()
+            raise
 
     async def _take_once(self, avatar: str, *, stream: bool) -> _Server:
-        """A place for the avatar on the best server that answers; with `stream`, on one that has a stream to give."""
-        gone: ServerUnavailableError | None = None
+        """A place for the avatar on the best server that can give it; with `stream`, on one that has a stream to give.
+
+        A server that fails is passed over. Where no avatar can leave any of them, whichever is first to have a place.
+        """
+        errors: list[ServerError] = []
+        crowded: list[_Server] = []
         for server in self._by_preference(avatar):
             if stream and server.streams.full:
                 continue
+            if not server.residents.holds(avatar) and not server.residents.has_room:
+                crowded.append(server)
+                continue
             try:
-                await (server.take_stream(avatar) if stream else server.residents.take(avatar))
-            except ServerUnavailableError as error:
-                gone = error
+                await server.take(avatar, stream=stream)
+            except ServerError as error:
+                errors.append(error)
             else:
                 return server
-        full = [server for server in self._servers if stream and server.streams.full]
-        if gone is not None and not full:
-            raise gone
-        raise self._no_stream(full)
+        if crowded:
+            try:
+                return await _first_to_take(crowded, avatar, stream=stream)
+            except ServerError as error:
+                errors.append(error)
+        if stream and any(server.streams.full for server in self._servers):
+            errors.append(self._no_stream())
+        raise min(errors, key=_doubt)
 
-    def _no_stream(self, full: Sequence[_Server]) -> PoolFullError:
-        self.figures.refused.labels("streams").inc()
+    def _no_stream(self) -> PoolFullError:
+        full = [server for server in self._servers if server.streams.full]
         soonest = min(full, key=lambda server: server.streams.retry_after_s)
         urls = ", ".join(server.residents.url for server in full)
         return PoolFullError(
             f"all {self.settings.streams} streams of {urls} are taken",
             url=soonest.residents.url,
             retry_after_s=soonest.streams.retry_after_s,
+            full="streams",
         )
 
     def _by_preference(self, avatar: str) -> list[_Server]:
@@ -221,6 +242,33 @@ class AvatarPool:
                 server.residents.leases,
             ),
         )
+
+
+async def _first_to_take(servers: Sequence[_Server], avatar: str, *, stream: bool) -> _Server:
+    """Wait at all servers for a place, and take the first; the most telling error if there is none at any."""
+    tasks = {asyncio.create_task(server.take(avatar, stream=stream)): server for server in servers}
+    waiting, taken = set(tasks), None
+    try:
+        while waiting and taken is None:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            taken = next((task for task in done if task.exception() is None), None)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        for task, result in zip(tasks, results, strict=True):
+            if result is None and task is not taken:
+                tasks[task].give(avatar, stream=stream)
+    if taken is not None:
+        return tasks[taken]
+    raise min((result for result in results if isinstance(result, Exception)), key=_doubt)
+
+
+def _doubt(error: Exception) -> int:
+    """How little an error of one server says of a lease that none of them gave."""
+    if isinstance(error, PoolFullError):
+        return 0
+    return 2 if isinstance(error, PASSING_ERRORS) else 1
 
 
 def _stop(server: WSGIServer, thread: Thread) -> None:
@@ -249,25 +297,35 @@ class _Server:
         self._retry = retry
         self.streams = Streams(settings.streams, figures)
         self.residents = Residents(
-            transport.url, self._load, self.control.unload, settings, figures, self.streams, memory
+            transport.url,
+            self._load,
+            self.control.unload,
+            self._loader.unload,
+            settings,
+            figures,
+            self.streams,
+            memory,
         )
         self.leased = LipstreamClient(
             transport=transport, timeouts=timeouts, retry=retry, bring_back=self._bring_back
         )
 
-    async def take_stream(self, avatar: str) -> None:
-        """A stream, and the avatar loaded; see `Residents.take`."""
-        self.streams.begin()
+    async def take(self, avatar: str, *, stream: bool) -> None:
+        """The avatar loaded, and with `stream` a stream; see `Residents.take`."""
+        if stream:
+            self.streams.begin()
         try:
             await self.residents.take(avatar)
         except BaseException:
-            self.streams.end()
+            if stream:
+                self.streams.end()
             raise
 
-    def give_stream(self, avatar: str, length_s: float) -> None:
-        """End a stream that took so long."""
+    def give(self, avatar: str, *, stream: bool, length_s: float | None = None) -> None:
+        """End what `take` began; `length_s` is how long a stream took, None if nothing came of it."""
         self.residents.give(avatar)
-        self.streams.end(length_s)
+        if stream:
+            self.streams.end(length_s)
 
     async def _bring_back(self, avatar: str) -> None:
         await retrying(lambda: self.residents.again(avatar), self._retry)

@@ -115,6 +115,18 @@ async def test_an_avatar_without_idle_frames_is_asked_for_them_once(
     assert server.models == ["idle_frames", *["avatar_demo"] * 3]
 
 
+async def test_until_a_minute_has_gone_by(
+    client: LipstreamClient, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client._client.IDLE_FRAMES_AGAIN_S", 0)
+    server.refusal = RequestRefusedError("AVATAR 'demo' has no idle frames", url="memory:1")
+    await speak(client, SILENCE[: 5 * FRAME])
+    server.refusal = None
+    server.asked.clear()
+    await speak(client, SILENCE[: 5 * FRAME])
+    assert server.models == ["idle_frames"]
+
+
 async def test_a_server_that_has_lost_the_avatar_is_asked_for_idle_frames_when_it_is_back(
     server: Server,
 ) -> None:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from client import (
     AvatarIdError,
     AvatarNotFoundError,
+    AvatarNotLoadedError,
     AvatarPool,
     Lease,
     MemoryTransport,
     MemoryUse,
     PoolFullError,
     PoolSettings,
+    RequestTimeoutError,
     RetryPolicy,
     ServerBusyError,
     ServerFaultError,
@@ -28,6 +32,8 @@ from client import (
     SettingsError,
 )
 from client._metrics import fetch_metrics
+from client._server_memory import MemoryBudget
+from client._transport import Tensors
 from tests.unit.client.speaker import FRAME, answer_at_once, frames_of, noise, settle
 
 NAMES = [f"a{number}" for number in range(12)]
@@ -49,6 +55,17 @@ class Stage(MemoryTransport):
         self.gate.set()
         self.empty = asyncio.Event()
         self.errors: dict[str, Exception] = {}
+        self.frame_errors: dict[str, Exception] = {}
+        self.unload_errors: dict[str, Exception] = {}
+        self.unload_gate = asyncio.Event()
+        self.unload_gate.set()
+
+    async def infer(
+        self, model: str, inputs: Tensors, outputs: Sequence[str], timeout_s: float
+    ) -> dict[str, NDArray[Any]]:
+        if error := self.frame_errors.get(model.removeprefix("avatar_")):
+            raise error
+        return await super().infer(model, inputs, outputs, timeout_s)
 
     async def load(self, model: str, timeout_s: float) -> None:
         name = model.removeprefix("avatar_")
@@ -70,7 +87,10 @@ class Stage(MemoryTransport):
         if not model.startswith("avatar_"):
             return
         name = model.removeprefix("avatar_")
+        await self.unload_gate.wait()
         await asyncio.sleep(0)
+        if name in self.unload_errors:
+            raise self.unload_errors[name]
         await super().unload(model, timeout_s)
         self.unloads.append(name)
         self.loaded.discard(name)
@@ -333,6 +353,130 @@ class TestEviction:
 
 
 class TestFailures:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ServerFaultError("its pack is cut short", url="memory:1"),
+            ServerBusyError("a queue is full", url="memory:1", retry_after_s=1),
+            ServerUnavailableError("nobody there", url="memory:1"),
+        ],
+    )
+    async def test_an_avatar_whose_first_frame_fails_does_not_stay_loaded(self, error: Exception) -> None:
+        stage = Stage()
+        stage.frame_errors = dict.fromkeys(NAMES, error)
+        async with opened(stage) as pool:
+            for name in NAMES[:6]:
+                with pytest.raises(type(error)):
+                    await visit(pool, name)
+            await settle()
+            assert stage.loaded == set()
+            stage.frame_errors.clear()
+            await visit(pool, "a6", "a7", "a8")
+        assert stage.most_loaded <= 2
+
+    async def test_an_unload_that_failed_is_made_up_for_before_the_next_load(self) -> None:
+        stage = Stage()
+        stage.unload_errors["a0"] = ServerUnavailableError("nobody there", url="memory:1")
+        async with opened(stage) as pool:
+            await visit(pool, "a0", "a1", "a2")
+            await settle()
+            assert stage.loaded == {"a0", "a1", "a2"}
+            stage.unload_errors.clear()
+            await visit(pool, "a3")
+            assert stage.loaded == {"a2", "a3"}
+
+    async def test_an_avatar_that_is_wanted_again_is_not_unloaded_for_that(self) -> None:
+        stage = Stage()
+        stage.unload_errors["a0"] = ServerUnavailableError("nobody there", url="memory:1")
+        async with opened(stage) as pool:
+            await visit(pool, "a0", "a1", "a2")
+            await settle()
+            stage.unload_errors.clear()
+            async with pool.lease("a0") as lease:
+                await visit(pool, "a3")
+                await see(lease)
+            assert "a0" not in stage.unloads
+
+    async def test_each_is_told_with_an_error_of_its_own(self) -> None:
+        stage = Stage()
+        stage.errors["a0"] = ServerFaultError("broken", url="memory:1")
+        async with opened(stage, failed_s=3600) as pool:
+            together = await asyncio.gather(*(visit(pool, "a0") for _ in range(3)), return_exceptions=True)
+            later = await asyncio.gather(*(visit(pool, "a0") for _ in range(3)), return_exceptions=True)
+        told = [*together, *later]
+        assert len({id(error) for error in told}) == 6
+        assert isinstance(told[0], ServerFaultError)
+        told[0].frames_delivered = 7
+        assert [str(error) for error in told[1:]] == ["broken"] * 5
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            RequestTimeoutError("no answer", url="memory:1"),
+            AvatarNotLoadedError("another pool's doing", url="memory:1"),
+        ],
+    )
+    async def test_what_says_nothing_about_the_avatar_is_not_remembered(self, error: Exception) -> None:
+        stage = Stage()
+        stage.frame_errors["a0"] = error
+        async with opened(stage, failed_s=3600) as pool:
+            with pytest.raises(type(error)):
+                await visit(pool, "a0")
+            stage.frame_errors.clear()
+            await visit(pool, "a0")
+
+    async def test_a_lease_that_has_ended_brings_nothing_back(self) -> None:
+        stage = Stage()
+        async with opened(stage) as pool:
+            async with pool.lease("a0") as lease:
+                pass
+            await stage.lose("a0")
+            with pytest.raises(SessionError, match="the lease on 'a0' has ended"):
+                await see(lease)
+        assert stage.loads == ["a0"]
+
+    async def test_who_waits_for_an_unload_that_hangs_is_told(self) -> None:
+        stage = Stage()
+        async with opened(stage, most=1, wait_s=0.01) as pool:
+            await visit(pool, "a0")
+            stage.unload_gate.clear()
+            other = asyncio.create_task(visit(pool, "a1"))
+            await settle()
+            with pytest.raises(PoolFullError, match=r"'a0' waited 0.01 s .* it is still being unloaded"):
+                await visit(pool, "a0")
+            stage.unload_gate.set()
+            with pytest.raises(PoolFullError):
+                await other
+
+    async def test_nothing_is_loaded_once_the_pool_is_closed(self) -> None:
+        stage = Stage()
+        async with opened(stage, most=1) as pool:
+            await visit(pool, "a0")
+            stage.unload_gate.clear()
+            leaving = asyncio.create_task(visit(pool, "a1"))
+            await settle()
+            back = asyncio.create_task(visit(pool, "a0"))
+            await settle()
+        for task in (leaving, back):
+            with pytest.raises(SessionError):
+                await task
+        assert stage.loads == ["a0"]
+
+    async def test_a_lease_counts_once_however_often_it_is_tried(self) -> None:
+        stages = [Stage(url=f"memory:{number}") for number in range(3)]
+        for stage in stages:
+            stage.errors["a0"] = ServerUnavailableError("nobody there", url=stage.url)
+        settings, often = PoolSettings(most=2), RetryPolicy(attempts=3, first_delay_s=0.001)
+        async with AvatarPool(settings=settings, transports=stages, retry=often) as pool:
+            with pytest.raises(ServerUnavailableError):
+                await visit(pool, "a0")
+            assert (pool.figures.hits, pool.figures.misses) == (0, 1)
+            assert [len(stage.loads) for stage in stages] == [3, 3, 3]
+
+    def test_a_pool_wants_a_server(self) -> None:
+        with pytest.raises(SettingsError, match="the address of one at least is wanted"):
+            AvatarPool([])
+
     async def test_a_failed_load_is_told_to_all_and_not_tried_again_for_a_while(self) -> None:
         stage = Stage()
         stage.errors["a0"] = ServerFaultError("model.onnx is broken", url="memory:1")
@@ -537,6 +681,11 @@ class Scales:
         return MemoryUse(self.weights[0])
 
 
+@pytest.fixture(autouse=True)
+def memory_given_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MemoryBudget.__init__.__kwdefaults__, "given_back_s", 0)
+
+
 @asynccontextmanager
 async def weighed(
     stage: Stage, scales: Scales | None = None, **settings: object
@@ -674,6 +823,76 @@ class TestSeveralServers:
             # That a server was away is no fault of the avatar's, to be remembered.
             stages[0].errors = stages[1].errors = {}
             await visit(pool, "a9")
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ServerBusyError("a queue is full", url="memory:0", retry_after_s=1),
+            RequestTimeoutError("no answer", url="memory:0"),
+            ServerFaultError("its GPU is gone", url="memory:0"),
+        ],
+    )
+    async def test_nor_is_one_that_fails_in_another_way(self, error: Exception) -> None:
+        stages = [Stage(url=f"memory:{number}") for number in range(2)]
+        stages[0].errors = dict.fromkeys(NAMES, error)
+        async with opened(*stages) as pool:
+            await visit(pool, "a0", "a1")
+            assert stages[1].loads == ["a0", "a1"]
+            stages[1].errors = dict.fromkeys(NAMES, ServerUnavailableError("nobody there", url=stages[1].url))
+            with pytest.raises(type(error)):
+                await visit(pool, "a2")
+
+    async def test_where_all_are_full_the_first_place_that_gets_free_is_taken(self) -> None:
+        stages = [Stage(url=f"memory:{number}") for number in range(2)]
+        async with opened(*stages, most=1, streams=9) as pool, AsyncExitStack() as leases:
+            for name in ("a0", "a1"):
+                await leases.enter_async_context(pool.lease(name))
+            ends = {stage.url: asyncio.Event() for stage in stages}
+
+            async def hold(name: str) -> None:
+                async with pool.lease(name) as lease:
+                    held.append(lease.client.url)
+                    await ends[lease.client.url].wait()
+
+            held: list[str] = []
+            await leases.aclose()
+            holding = [asyncio.create_task(hold(name)) for name in ("a0", "a1")]
+            await settle()
+            assert sorted(held) == ["memory:0", "memory:1"]
+            early = asyncio.create_task(visit(pool, "a2"))
+            await settle()
+            late = asyncio.create_task(visit(pool, "a3"))
+            await settle()
+            ends["memory:1"].set()
+            await asyncio.wait_for(early, 20)
+            await asyncio.wait_for(late, 20)
+            assert stages[1].loads[-2:] == ["a2", "a3"]
+            assert stages[0].loads == ["a0"]
+            assert pool.figures.value("streams") == 1
+            assert pool.figures.value("waiting") == 0
+            ends["memory:0"].set()
+            await asyncio.gather(*holding)
+            await settle()
+        assert max(stage.most_loaded for stage in stages) == 1
+
+    async def test_who_gives_up_waiting_at_all_of_them_leaves_nothing(self) -> None:
+        stages = [Stage(url=f"memory:{number}") for number in range(2)]
+        async with opened(*stages, most=1, streams=9, wait_s=0.05) as pool, AsyncExitStack() as leases:
+            for name in ("a0", "a1"):
+                await leases.enter_async_context(pool.lease(name))
+            with pytest.raises(PoolFullError, match="waited"):
+                await visit(pool, "a2")
+            assert pool.figures.value("refused_total", why="places") == 1
+            waiting = asyncio.create_task(visit(pool, "a2"))
+            await settle()
+            assert pool.figures.value("waiting") == 2
+            waiting.cancel()
+            await settle()
+            assert pool.figures.value("waiting") == 0
+            assert pool.figures.value("streams") == 2
+            await leases.aclose()
+            await visit(pool, "a2", "a3", "a4")
+        assert max(stage.most_loaded for stage in stages) == 1
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ async def test_a_busy_server_is_asked_again_after_the_policys_pauses() -> None:
     [
         RequestRefusedError("no", url="h:1"),
         RequestTimeoutError("no", url="h:1"),
-        PoolFullError("no", url="h:1", retry_after_s=1),
+        PoolFullError("no", url="h:1", retry_after_s=1, full="places"),
     ],
     ids=lambda error: type(error).__name__,
 )

@@ -13,6 +13,7 @@ import pytest
 
 from client import SettingsError
 from client._server_memory import MemoryBudget, MemoryUse, MetricsReader, parse_memory
+from tests.unit.client.speaker import settle
 from tests.unit.client.test_triton import unused_address
 
 CPU_ONLY = """\
@@ -89,7 +90,7 @@ async def test_budgets(limits: dict[str, int], excess: str | None) -> None:
 async def test_what_nobody_knows_is_within_the_budget_and_said_once(
     use: MemoryUse | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    budget = MemoryBudget(Readings(use), gpu_bytes=1, refresh_s=0.01)
+    budget = MemoryBudget(Readings(use), gpu_bytes=1, given_back_s=0, refresh_s=0.01)
     with caplog.at_level(logging.WARNING):
         assert [await budget.excess() for _ in range(3)] == [None] * 3
         await budget.refreshed()
@@ -100,12 +101,21 @@ async def test_what_nobody_knows_is_within_the_budget_and_said_once(
 async def test_a_reading_counts_as_new_when_it_has_changed() -> None:
     old, new = MemoryUse(5), MemoryUse(4)
     readings = Readings(old, old, old, new)
-    await MemoryBudget(readings, host_bytes=1, refresh_s=3600, poll_s=0).refreshed()
+    await MemoryBudget(readings, host_bytes=1, given_back_s=0, refresh_s=3600, poll_s=0).refreshed()
     assert readings.reads == 4
 
 
+async def test_what_changes_before_memory_is_given_back_does_not_count() -> None:
+    readings = Readings(MemoryUse(5))
+    budget = MemoryBudget(readings, host_bytes=1, given_back_s=3600)
+    waiting = asyncio.create_task(budget.refreshed())
+    await settle()
+    assert (readings.reads, waiting.done()) == (0, False)
+    waiting.cancel()
+
+
 async def test_or_when_triton_must_have_looked_again() -> None:
-    budget = MemoryBudget(Readings(MemoryUse(5)), host_bytes=1, refresh_s=0.01, poll_s=0)
+    budget = MemoryBudget(Readings(MemoryUse(5)), host_bytes=1, given_back_s=0.01, refresh_s=0.01, poll_s=0)
     await asyncio.wait_for(budget.refreshed(), 20)
 
 
