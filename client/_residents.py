@@ -26,6 +26,8 @@ from client.errors import (
     SessionError,
 )
 
+_TIDY_S = 5.0
+"""How long a pool that is closed waits for a server to unload what nobody has any more."""
 _MEMORY_CHECK_S = 1.0
 """How often a server is asked again whose memory others may give back."""
 
@@ -183,13 +185,15 @@ class Residents:
         await self._until_ready(resident)
 
     async def close(self) -> None:
-        """Give up what is under way. What is loaded stays so."""
+        """Give up what is under way, and unload what that leaves behind. What is loaded stays so."""
         self._closed = True
         for resident in self._residents.values():
             resident.stay()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._tidy(), _TIDY_S)
 
     def _give(self, resident: _Resident) -> None:
         resident.leases -= 1

@@ -154,7 +154,7 @@ class AvatarPool:
         return self._exposition[0].server_port
 
     async def close(self) -> None:
-        """Give up loads under way and close the connections; what is loaded stays so. May be called twice."""
+        """Give up loads under way and close the connections; what is loaded by then stays so. May be called twice."""
         exposition, self._exposition = self._exposition, None
         if exposition is not None:
             await asyncio.to_thread(_stop, *exposition)

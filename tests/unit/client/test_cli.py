@@ -203,6 +203,21 @@ def test_an_avatar_that_gives_no_frame_is_not_ready(
     printed = capsys.readouterr()
     assert "ready" not in printed.out
     assert "it has no frames" in printed.err
+    assert ("unload", "avatar_ann", False) in server.service.controlled
+
+
+def test_one_that_cannot_be_loaded_does_not_keep_the_others_from_it(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def refuse_ann(request: Any, context: Any) -> Any:
+        if request.model_name == "avatar_ann":
+            await context.abort(StatusCode.INVALID_ARGUMENT, "in ensemble 'avatar_ann', it has no frames")
+        await asyncio.sleep(0.1)
+        return await talk(request, context)
+
+    server.service.handler = refuse_ann
+    assert cli.main(["load", "ann", "bob", "--url", server.url]) == 4
+    assert capsys.readouterr().out.splitlines() == ["bob is ready"]
 
 
 @pytest.mark.parametrize("command", ["load", "unload"])

@@ -154,6 +154,12 @@ async def test_answers_larger_than_grpcs_own_limit_of_4_mb_arrive() -> None:
             "avatar 'x' is not loaded",
         ),
         (
+            "NOT_FOUND",
+            "Request for unknown model: 'compositor' is not found",
+            AvatarNotLoadedError,
+            "has not loaded 'compositor', which all avatars need",
+        ),
+        (
             "UNAVAILABLE",
             "This protocol is restricted, expecting header 'triton-grpc-protocol-admin-key'",
             RequestRefusedError,
