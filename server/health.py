@@ -6,7 +6,8 @@
 ``/``             both, and the rest of `server.watch.Health`
 ================  ===========================================================
 
-Answers are JSON. Monitors of other machines may be let in to ``/live`` and ``/ready``: only ``/`` names avatars and files.
+Answers are JSON. Monitors of other machines may be let in to ``/live`` and ``/ready``: only ``/`` names avatars and
+files.
 """
 
 from __future__ import annotations

@@ -73,7 +73,12 @@ class TritonServer:
     @property
     def http(self) -> TritonHttp:
         """Short requests to Triton over HTTP."""
-        return TritonHttp(self.reachable_host, self._ports.http, self._ports.metrics)
+        return TritonHttp(
+            self.reachable_host,
+            self._ports.http,
+            self._ports.metrics,
+            headers=self.settings.http_headers,
+        )
 
     @property
     def ended(self) -> bool:
