@@ -10,6 +10,7 @@ import pytest
 from server.cli import parse
 from server.settings import ROOT
 from server.systemd import notify
+from tests.support.served import LONGEST_STOP_S
 
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])
@@ -42,3 +43,4 @@ def test_the_unit_file_starts_what_there_is() -> None:
     options, command = parse(arguments)
     assert options.log == Path("/var/log/lipstream/triton.log")
     assert command == []
+    assert int(unit["Service"]["TimeoutStopSec"]) > LONGEST_STOP_S
