@@ -144,8 +144,8 @@ class _Seen:
     rows: dict[str, int] = field(default_factory=dict)
     repairs_s: dict[str, deque[float]] = field(default_factory=dict)
     loaded: frozenset[str] = frozenset()
-    noted_s: float = float("-inf")
-    """When it was last told what is loaded."""
+    asked_s: float = float("-inf")
+    """When Triton was asked for that."""
 
 
 class Watch:
@@ -266,7 +266,7 @@ class Watch:
             # died while it was loaded leaves no model behind. What is loaded is known only every other second.
             if since_s < now and folder is not None and folder.parent.name in seen.loaded:
                 found.setdefault(folder, set()).add(pid)
-            elif seen.noted_s - since_s >= 2 * ASK_EACH_S:
+            elif seen.asked_s - since_s >= ASK_EACH_S:
                 seen.buried.add(pid)
         return found
 
@@ -368,19 +368,20 @@ class Watch:
         gone = [model for model in self._shared if model not in seen.loaded]
         seen.missing = {model: seen.missing.get(model, 0) + 1 for model in gone}
         lost = [model for model in gone if seen.missing[model] >= MISSING_LOOKS]
-        try:
+        with suppress(TritonSilentError):  # then it is for the next look
             # A Triton that was told to end unloads its models first, and is no longer ready.
-            if not lost or not http.ready():
-                return
-            for model in lost:
-                self._trouble(f"{model} was unloaded")
-                do(partial(http.load, model, REPAIR_S))
-                self._mended(model)
-                del seen.missing[model]
-        except ServerError as error:
-            raise _Lost(
-                f"a model that all avatars need was unloaded, and cannot be loaded: {error}"
-            ) from error
+            if lost and http.ready():
+                self._load_again(lost, do)
+
+    def _load_again(self, models: Sequence[str], do: Do) -> None:
+        for model in models:
+            self._trouble(f"{model} was unloaded")
+            try:
+                do(partial(self._server.http.load, model, REPAIR_S))
+            except ServerError as error:
+                raise _Lost(f"{model} was unloaded, and cannot be loaded: {error}") from error
+            self._mended(model)
+            del self._seen.missing[model]
 
     def _look_at_model(self, http: TritonHttp, progress: _Progress, count: ModelCounts) -> None:
         served, progress.successes = count.successes > progress.successes, count.successes
@@ -390,17 +391,16 @@ class Watch:
             lives = served or http.lives(count.name)
         except TritonSilentError:
             lives = False
-        except (
-            TritonRefusedError
-        ):  # it is just being unloaded, or what it takes is not told: no sign of a hang
-            lives = True
+        except TritonRefusedError:
+            lives = True  # it is just being unloaded, or what it takes is not told: no sign of a hang
         if lives:
             progress.silent, progress.lived_s = 0, self._clock()
         else:
             progress.silent += 1
 
     def _note(self, counts: Sequence[ModelCounts]) -> None:
-        self._seen.loaded, self._seen.noted_s = frozenset(count.name for count in counts), self._clock()
+        self._seen.loaded = frozenset(count.name for count in counts)
+        self._seen.asked_s = self._ask_at_s - ASK_EACH_S
         self._loaded = tuple(count.name for count in counts if _is_avatars(count.name))
         rows = {count.name: count.rows for count in counts if count.name.startswith(LIPSYNC_PREFIX)}
         # A model that is new to us, or was loaded anew, begins at nought.
@@ -433,10 +433,8 @@ class Watch:
             self._tick()
             try:
                 self._server.restart(self._shared, wanted, stop, self._tick)
-            except (
-                ServerError,
-                OSError,
-            ) as error:  # `OSError`: there is no memory, file or process left just now
+            # `OSError`: there is no memory, file or process to be had just now.
+            except (ServerError, OSError) as error:
                 self._trouble(str(error))
                 continue
             self._seen, self._asking = _Seen(self._clock()), None

@@ -450,6 +450,14 @@ def test_the_number_of_a_process_that_has_gone_may_be_anothers(scene: Scene, tmp
     ]
 
 
+def test_a_dead_process_is_not_taken_for_one_that_had_its_number_before(scene: Scene) -> None:
+    del scene.server._stubs[103]
+    scene.pass_s(1)
+    scene.server._stubs[103] = Stub(103, "Z", None)
+    scene.pass_s(1)
+    assert "load lipsync_may" not in scene.http.said
+
+
 def test_during_a_long_restart_the_watch_is_live_and_says_so(scene: Scene) -> None:
     told: list[float] = []
     scene.on_look = lambda: told.append(scene.now_s)
@@ -524,6 +532,18 @@ def test_a_shared_model_that_is_away_for_a_moment_is_left_alone(scene: Scene) ->
     scene.http.models["compositor"] = gone
     scene.pass_s(10)
     assert "load compositor" not in scene.http.said
+
+
+def test_a_shared_model_that_was_unloaded_waits_for_a_triton_that_says_whether_it_is_ready(
+    scene: Scene,
+) -> None:
+    del scene.http.models["compositor"]
+    scene.http.mute = True
+    scene.pass_s(3 * ASK_EACH_S)
+    assert (scene.http.said.count("load compositor"), scene.server.starts) == (0, [])
+    scene.http.mute = False
+    scene.pass_s(ASK_EACH_S + 0.5)
+    assert scene.http.said.count("load compositor") == 1
 
 
 def test_a_shared_model_that_was_unloaded_and_cannot_be_loaded_means_a_new_triton(scene: Scene) -> None:
