@@ -352,7 +352,7 @@ class PackCache:
         `DamagedAvatarError` if its pack cannot be opened.
 
         Looking takes 20 microseconds. A file that is cut short after that, while the pack is being read, ends the
-        process (SIGBUS), and the server has to be started again.
+        process (SIGBUS); a server that is watched loads the model anew.
         """
         return self._look(avatar_id)[1]
 

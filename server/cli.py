@@ -26,10 +26,14 @@ from server.settings import (
     DEFAULT_METRICS_PORT,
     ROOT,
     ServerSettings,
+    check_ports,
 )
 from server.systemd import notify
 from server.watch import Watch
 
+ADMIN_KEY = "LIPSTREAM_ADMIN_KEY"
+_COMMAND_STOPS_S = 10.0
+_PING_S = 1.0
 _EPILOG = """\
 After `--` may follow a command: it runs while Triton serves, with LIPSTREAM_URL (gRPC, host:port),
 LIPSTREAM_HTTP_URL and LIPSTREAM_METRICS_URL in its environment; when it ends Triton stops, and its
@@ -37,6 +41,8 @@ exit status is the launcher's. Without a command Triton serves until Ctrl-C or S
 
 Should Triton or a process of its models die or hang, it is brought back, with the avatars that were loaded. How the
 server is can be read at the health address: /live, /ready, and / for both and more as JSON.
+
+LIPSTREAM_ADMIN_KEY is a key that Triton then wants of whoever loads models, changes settings or reads statistics.
 """
 
 
@@ -44,9 +50,11 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line; the exit status is 0, 1 for a failure, or that of the command after ``--``."""
     options, command = parse(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s")
-    signal.signal(signal.SIGTERM, _interrupt)
+    _end_on_signals()
     try:
-        return _serve(settings_from(options), command, options)
+        settings = settings_from(options)
+        check_ports({**settings.ports, "health_port": options.health_port})
+        return _serve(settings, command, options)
     except LipstreamError as error:
         print(f"server: {error}", file=sys.stderr)
         return 1
@@ -80,6 +88,8 @@ def settings_from(options: argparse.Namespace) -> ServerSettings:
         verbose=options.verbose,
         start_timeout_s=options.start_timeout,
         triton_options=tuple(options.triton_option),
+        # Not an option: who lists processes reads command lines.
+        admin_key=os.environ.get(ADMIN_KEY, ""),
     )
 
 
@@ -163,13 +173,41 @@ def _serve(settings: ServerSettings, command: Sequence[str], options: argparse.N
     with TritonServer(settings) as triton:
         try:
             if options.no_restart:
-                return _work(triton, command, options, health_url=None)
-            with _watched(triton, options) as health_url:
+                with _pinging(), _announced():
+                    return _work(triton, command, options, health_url=None)
+            with _watched(triton, options) as health_url, _announced():
                 return _work(triton, command, options, health_url)
         finally:
-            # Stopping takes its time, but not for ever: it is not to be interrupted.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            _ignore_signals()
+
+
+@contextmanager
+def _announced() -> Iterator[None]:
+    """Within the block systemd takes us for serving."""
+    notify("READY=1")
+    try:
+        yield
+    finally:
+        _ignore_signals()
+        notify("STOPPING=1")
+
+
+@contextmanager
+def _pinging() -> Iterator[None]:
+    """Within the block systemd hears that we live; where Triton is watched the watch says so."""
+    stop = threading.Event()
+
+    def ping() -> None:
+        while not stop.wait(_PING_S):
+            notify("WATCHDOG=1")
+
+    thread = threading.Thread(target=ping, name="ping")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 @contextmanager
@@ -182,12 +220,12 @@ def _watched(triton: TritonServer, options: argparse.Namespace) -> Iterator[str]
     try:
         endpoint.open()
         thread.start()
-        notify("READY=1")
         yield f"http://{triton.reachable_host}:{endpoint.port}"
     finally:
-        notify("STOPPING=1")
+        _ignore_signals()
         stop.set()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
         endpoint.close()
 
 
@@ -220,10 +258,19 @@ def _run(command: Sequence[str], triton: TritonServer) -> int:
     try:
         status = process.wait()
     except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
+        _stop(process)
         raise
     return status if status >= 0 else 128 - status
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the command; for good if it does not want to, since a second Ctrl-C is not heard any more."""
+    process.terminate()
+    try:
+        process.wait(_COMMAND_STOPS_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _print_addresses(triton: TritonServer, health_url: str | None) -> None:
@@ -246,5 +293,19 @@ def _print_hints(triton: TritonServer) -> None:
     print(f"  curl --fail {triton.http_url}/v2/health/ready && echo ready", flush=True)
 
 
+def _end_on_signals() -> None:
+    signal.signal(signal.SIGTERM, _interrupt)
+    # A shell that starts us in the background has us ignore Ctrl-C.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _ignore_signals() -> None:
+    """From here on. Stopping takes its time, but not for ever: it is not to be interrupted."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    _ignore_signals()
     raise KeyboardInterrupt

@@ -74,7 +74,7 @@ def triton_command(
         f"--backend-config=python,stub-timeout-seconds={STUB_TIMEOUT_S}",
         f"--exit-timeout-secs={max(1, int(settings.stop_timeout_s) - 5)}",
         f"--log-verbose={settings.verbose}",
-        *settings.triton_options,
+        *settings.all_triton_options,
     ]
 
 

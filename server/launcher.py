@@ -13,14 +13,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 from server.command import Ports, lay_out_backends, triton_command, triton_environment
-from server.errors import StartError
+from server.errors import StartError, TritonSilentError
 from server.installation import Installation, find_installation
 from server.log_reason import find_reason
 from server.processes import Stub, kill_stubs, stubs, tritonserver
@@ -73,7 +73,12 @@ class TritonServer:
     @property
     def http(self) -> TritonHttp:
         """Short requests to Triton over HTTP."""
-        return TritonHttp(self.reachable_host, self._ports.http, self._ports.metrics)
+        return TritonHttp(
+            self.reachable_host,
+            self._ports.http,
+            self._ports.metrics,
+            headers=self.settings.http_headers,
+        )
 
     @property
     def ended(self) -> bool:
@@ -117,18 +122,26 @@ class TritonServer:
                 if attempts_left == 0 or "already in use" not in str(error) or not self._chose_ports:
                     raise
 
-    def restart(self, shared: Sequence[str], wanted: Sequence[str], cancelled: threading.Event) -> None:
+    def restart(
+        self,
+        shared: Sequence[str],
+        wanted: Sequence[str],
+        cancelled: threading.Event,
+        on_wait: Callable[[], None],
+    ) -> None:
         """Start anew what has ended or must end, on the same ports, and return when the models `shared` are ready.
 
-        Models of `wanted` that cannot be loaded are left out. `StartError` if Triton does not come up, or if
-        `cancelled` is set before it has. The log goes on, and is kept.
+        Models of `wanted` that cannot be loaded are left out. `on_wait` is called again and again until then.
+        `StartError` if Triton does not come up, or if `cancelled` is set before it has; `InstallationError` or
+        `OSError` if it cannot be started any more. The log goes on, and is kept.
         """
         self._keep_log = True
         if self._supervisor is not None and (pid := tritonserver(self._supervisor.pid)) is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.stop()
-        self._start_once([*shared, *wanted], shared, cancelled)
+        on_wait()
+        self._start_once([*shared, *wanted], shared, cancelled, on_wait)
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Return after `timeout_s`; raise `StartError` if Triton ends before that."""
@@ -170,7 +183,11 @@ class TritonServer:
         return "127.0.0.1" if self.settings.host in ("0.0.0.0", "") else self.settings.host
 
     def _start_once(
-        self, models: Sequence[str], required: Sequence[str], cancelled: threading.Event | None = None
+        self,
+        models: Sequence[str],
+        required: Sequence[str],
+        cancelled: threading.Event | None = None,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         installation = find_installation()
         with ExitStack() as on_failure:
@@ -186,7 +203,7 @@ class TritonServer:
             environment = triton_environment(self.settings, installation, os.environ)
             on_failure.callback(self.stop)
             self._supervisor = self._supervise(command, environment)
-            self._wait_until_ready(required, cancelled)
+            self._wait_until_ready(required, cancelled, on_wait)
             on_failure.pop_all()
 
     def _make_run_folder(self, installation: Installation) -> Path:
@@ -228,13 +245,20 @@ class TritonServer:
         self._log_start = log.tell() if log.seekable() else 0
         return log
 
-    def _wait_until_ready(self, required: Sequence[str], cancelled: threading.Event | None) -> None:
+    def _wait_until_ready(
+        self, required: Sequence[str], cancelled: threading.Event | None, on_wait: Callable[[], None]
+    ) -> None:
         deadline = time.monotonic() + self.settings.start_timeout_s
         missing: list[str | None] = [None, *required]
         while missing:
-            if self.http.ready(missing[0]):
-                del missing[0]
-                continue
+            on_wait()
+            with suppress(TritonSilentError):
+                if self.http.ready(missing[0]):
+                    del missing[0]
+                    continue
+                # Triton opens HTTP when its first loads are over: a model that it does not have then does not come.
+                if missing[0] is not None:
+                    raise self._failure(f"Triton came up without {missing[0]}")
             if cancelled is not None and cancelled.is_set():
                 raise StartError("the start was given up")
             if time.monotonic() > deadline:

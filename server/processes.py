@@ -13,6 +13,11 @@ _STUB = "triton_python_b"
 """What the kernel keeps of the name ``triton_python_backend_stub``."""
 DEAD = "Z"
 STOPPED = frozenset("Tt")
+_GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
+"""What reading of a process that is not there, or not for us, fails with.
+
+Another failure, such as of too many open files, says nothing about the process, and is the caller's.
+"""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def kill_stubs(run_folder: Path) -> None:
 def _runs_from(pid: int, folder: Path) -> bool:
     try:
         program = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")[0]
-    except OSError:
+    except _GONE:
         return False
     return Path(program.decode(errors="surrogateescape")).is_relative_to(folder)
 
@@ -79,8 +84,9 @@ def _processes() -> list[Process]:
 def _read(pid: int) -> Process | None:
     """None if it has gone meanwhile."""
     try:
-        text = (_PROC / str(pid) / "stat").read_text()
-    except OSError:
+        # The kernel cuts names at 15 bytes, in the middle of a character too.
+        text = (_PROC / str(pid) / "stat").read_text("utf-8", errors="surrogateescape")
+    except _GONE:
         return None
     # The name stands in brackets and may itself hold any character.
     name, _, rest = text.partition("(")[2].rpartition(")")
@@ -92,6 +98,6 @@ def _version_folder(pid: int) -> Path | None:
     """The folder of the file that the stub was started with, such as ``…/compositor/1``."""
     try:
         arguments = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
-    except OSError:
+    except _GONE:
         return None
     return Path(arguments[1].decode(errors="surrogateescape")).parent if len(arguments) > 1 else None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import math
 import re
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,7 @@ from server.errors import TritonRefusedError, TritonSilentError
 
 _DEAD_STUB = "is not healthy"
 """Of Triton 2.51's "Stub process 'compositor_0_0' is not healthy."."""
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _PENDING = re.compile(r'^nv_inference_pending_request_count\{model="([^"]+)"[^}]*\} (\S+)$', re.MULTILINE)
 
 
@@ -29,21 +32,31 @@ class ModelCounts:
 class TritonHttp:
     """Short requests to one Triton.
 
-    Every method but `ready` may raise `TritonSilentError`, where nothing answers in `timeout_s`, and
-    `TritonRefusedError`, where the answer is an error.
+    Every method may raise `TritonSilentError`, where nothing answers in `timeout_s`, and all but `ready`
+    `TritonRefusedError`, where the answer is an error. `OSError` says that this process has no file or memory left
+    to ask with, which is no silence of Triton's.
     """
 
-    def __init__(self, host: str, port: int, metrics_port: int, timeout_s: float = 3.0) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        metrics_port: int,
+        timeout_s: float = 3.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """`headers` go with every request: the keys of a Triton that restricts its HTTP interface."""
         self._host = host
         self._port = port
         self._metrics_port = metrics_port
         self._timeout_s = timeout_s
+        self._headers = {name: value.encode() for name, value in (headers or {}).items()}
 
     def ready(self, model: str | None = None) -> bool:
-        """Whether Triton, or the model, is ready; False too if nothing answers."""
+        """Whether Triton, or the model, is ready."""
         try:
             self._ask("GET", "/v2/health/ready" if model is None else f"/v2/models/{model}/ready")
-        except (TritonSilentError, TritonRefusedError):
+        except TritonRefusedError:
             return False
         return True
 
@@ -95,7 +108,9 @@ class TritonHttp:
         *,
         port: int | None = None,
     ) -> bytes:
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        headers: dict[str, str | bytes] = {**self._headers}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         data = None if body is None else json.dumps(body).encode()
         connection = http.client.HTTPConnection(
             self._host,
@@ -108,6 +123,8 @@ class TritonHttp:
                 answer = connection.getresponse()
                 text = answer.read()
             except (OSError, http.client.HTTPException) as error:
+                if isinstance(error, OSError) and error.errno in _OURS:
+                    raise
                 raise TritonSilentError(f"{path} is not answered: {error or type(error).__name__}") from error
         if answer.status != http.client.OK:
             raise TritonRefusedError(f"{path}: {text.decode(errors='replace')[:500] or answer.reason}")

@@ -5,11 +5,15 @@ model counts as ready. Three things are looked at:
 
 - the processes, four times a second: a stub that has died, or was stopped and does not go on;
 - Triton's own statistics, every two seconds: whether it answers, what is loaded, how many frames were drawn;
-- the shared models: one that has answered nothing for ten seconds gets a small request.
+- the shared models and the loaded audio encoders, which avatars share too: one that has answered nothing for ten
+  seconds gets a small request; a shared model that somebody has unloaded is loaded again.
 
 A dead stub's model is loaded anew, which takes a fraction of a second and disturbs no other. Where that does not help,
 or Triton itself has ended or is silent, Triton is started anew, with the avatars that were loaded. (A stub that dies
 leaves a part of its model behind in Triton: its siblings, which are of no use. They go when Triton does.)
+
+Whatever takes long is done in the background or calls back, so that who watches the watch hears of it all the time,
+and so that a stop need not wait.
 """
 
 from __future__ import annotations
@@ -22,13 +26,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from compositor_backend.contract import AVATAR_PREFIX, FEATURES_PREFIX, LIPSYNC_PREFIX, SHARED_MODELS
-from server.errors import ModelLoadError, ServerError, StartError, TritonSilentError
+from compositor_backend.contract import (
+    AVATAR_PREFIX,
+    ENCODER_PREFIX,
+    FEATURES_PREFIX,
+    LIPSYNC_PREFIX,
+    SHARED_MODELS,
+)
+from server.errors import ModelLoadError, ServerError, TritonRefusedError, TritonSilentError
 from server.processes import DEAD, STOPPED, Stub
 from server.triton_http import ModelCounts, TritonHttp
 
@@ -40,9 +52,12 @@ PROBE_EACH_S = 10.0
 """How often at most a model is probed that nobody asks: probes show in the counts of refused requests."""
 SILENT_ANSWERS = 2
 """So many times in a row Triton may leave its statistics, or a model its probe, unanswered."""
+MISSING_LOOKS = 2
+"""In so many statistics in a row a shared model has to be missing: while it is loaded anew it is not there either."""
 STOPPED_S = 1.0
 """How long a stopped stub may take to go on; until then requests to it fail."""
 REPAIR_S = 30.0
+"""How long Triton may take to load a model."""
 REPAIRS = 5
 REPAIRS_WITHIN_S = 60.0
 """A model that has to be loaded anew more often than that is beyond repair."""
@@ -55,8 +70,10 @@ HOLDS_S = 15.0
 RATE_OVER_S = 10.0
 
 
-Asked = Future[list[ModelCounts]]
-Submit = Callable[[Callable[[], list[ModelCounts]]], Asked]
+Submit = Callable[[Callable[[], Any]], Future[Any]]
+"""Runs a function in the background."""
+Do = Callable[[Callable[[], None]], None]
+"""Runs a function in the background, and returns when it has ended."""
 
 
 class Server(Protocol):
@@ -73,8 +90,14 @@ class Server(Protocol):
     def stubs(self) -> list[Stub]:
         """The processes of its Python models."""
 
-    def restart(self, shared: Sequence[str], wanted: Sequence[str], cancelled: threading.Event) -> None:
-        """Start it anew; `StartError` if it does not come up."""
+    def restart(
+        self,
+        shared: Sequence[str],
+        wanted: Sequence[str],
+        cancelled: threading.Event,
+        on_wait: Callable[[], None],
+    ) -> None:
+        """Start it anew, calling `on_wait` meanwhile; `ServerError` or `OSError` if it does not come up."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +139,13 @@ class _Seen:
     stopped_s: dict[int, float] = field(default_factory=dict)
     silent: int = 0
     progress: dict[str, _Progress] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
+    """In how many statistics in a row each of the shared models was missing."""
     rows: dict[str, int] = field(default_factory=dict)
     repairs_s: dict[str, deque[float]] = field(default_factory=dict)
     loaded: frozenset[str] = frozenset()
+    asked_s: float = float("-inf")
+    """When Triton was asked for that."""
 
 
 class Watch:
@@ -143,14 +170,15 @@ class Watch:
         self._loaded: tuple[str, ...] = ()
         self._drawn: deque[tuple[float, int]] = deque([(clock(), 0)])
         self._failed_starts = 0
-        self._asking: Asked | None = None
+        self._asking: Future[list[ModelCounts]] | None = None
         self._ask_at_s = 0.0
         self._health = Health()
         self._last_tick_s = clock()
+        self._surprise = ""
 
     @property
     def health(self) -> Health:
-        """As of the last look; not `live` if there was none for a minute."""
+        """As of the last look; not `live` if none has succeeded for a minute."""
         health = self._health
         if self._clock() - self._last_tick_s > LONGEST_PAUSE_S + REPAIR_S:
             return replace(health, live=False, ready=False)
@@ -158,49 +186,88 @@ class Watch:
 
     def run(self, stop: threading.Event) -> None:
         """Watch until `stop` is set."""
-        with ThreadPoolExecutor(1, "ask-triton") as executor:
+        # One asks for the statistics, one repairs.
+        executor = ThreadPoolExecutor(2, "ask-triton")
+        try:
             while not stop.wait(PERIOD_S):
-                self.look(stop, executor.submit)
+                self._look_without_fail(stop, executor.submit)
+        finally:
+            # A request that is under way ends when Triton does, which is stopped next.
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _look_without_fail(self, stop: threading.Event, submit: Submit) -> None:
+        try:
+            self.look(stop, submit)
+            self._surprise = ""
+        # Without the watch the next dead process stays dead, and nobody is told. Whatever went wrong here (no file,
+        # no memory, a mistake of ours) may be over at the next look. If it is not, this is no longer `live`.
+        except Exception as error:  # noqa: BLE001 - see above
+            if repr(error) != self._surprise:
+                _log.exception("a look at Triton failed; the next follows")
+                self._surprise = repr(error)
+                self._health = replace(self._health, trouble=f"a look at Triton failed: {error!r}")
 
     def look(self, stop: threading.Event, submit: Submit) -> None:
         """See once after everything, and mend what is broken; `submit` runs a function in the background."""
-        self._last_tick_s = self._clock()
-        self._on_look()
         try:
             if self._server.ended:
                 raise _Lost("Triton ended by itself")
-            self._look_at_processes()
-            self._look_at_answers(submit)
+            do = self._doing(stop, submit)
+            self._look_at_processes(do)
+            self._look_at_answers(submit, do)
         except _Lost as lost:
             self._restart(str(lost), stop)
+        except _Stopped:
+            return
+        self._tick()
+
+    def _tick(self) -> None:
+        """Say that the watch lives."""
+        self._last_tick_s = self._clock()
+        self._on_look()
+
+    def _doing(self, stop: threading.Event, submit: Submit) -> Do:
+        def do(work: Callable[[], None]) -> None:
+            doing = submit(work)
+            while not wait_for([doing], PERIOD_S).done:
+                if stop.is_set():
+                    raise _Stopped
+                self._tick()
+            doing.result()
+
+        return do
 
     # --- processes ---
-    def _look_at_processes(self) -> None:
+    def _look_at_processes(self, do: Do) -> None:
         seen, now = self._seen, self._clock()
         stubs = self._server.stubs()
         for stub in stubs:
             if stub.state != DEAD and stub.version_folder is not None:
                 seen.folders[stub.pid] = stub.version_folder
+        # Only those that are there: the kernel gives the number of one that has gone to another.
+        here = {stub.pid for stub in stubs}
+        seen.folders = {pid: folder for pid, folder in seen.folders.items() if pid in here}
+        seen.buried &= here
         dead = {stub.pid for stub in stubs if stub.state == DEAD} - seen.buried
         seen.dead_s = {pid: seen.dead_s.get(pid, now) for pid in dead}
-        living = {stub.version_folder for stub in stubs if stub.state != DEAD}
-        for folder in self._bury(now):
-            self._mend(folder, alone=folder not in living)
         self._look_at_stopped({stub.pid for stub in stubs if stub.state in STOPPED}, now)
+        living = {stub.version_folder for stub in stubs if stub.state != DEAD}
+        for folder, pids in self._broken(now).items():
+            if not self._mend(folder, do, alone=folder not in living):
+                return
+            seen.buried |= pids
 
-    def _bury(self, now: float) -> set[Path]:
-        """Version folders of the models that have lost a process and are to be loaded anew."""
-        seen, found = self._seen, set()
+    def _broken(self, now: float) -> dict[Path, set[int]]:
+        """Version folders of the models that are to be loaded anew, with the dead processes of each."""
+        seen, found = self._seen, dict[Path, set[int]]()
         for pid, since_s in seen.dead_s.items():
             folder = seen.folders.get(pid)
             # A stub that Triton itself has ended is dead for a moment as well, until Triton takes note; and one that
             # died while it was loaded leaves no model behind. What is loaded is known only every other second.
             if since_s < now and folder is not None and folder.parent.name in seen.loaded:
-                found.add(folder)
-            elif now - since_s < 2 * ASK_EACH_S:
-                continue
-            seen.buried.add(pid)
-            seen.folders.pop(pid, None)
+                found.setdefault(folder, set()).add(pid)
+            elif seen.asked_s - since_s >= ASK_EACH_S:
+                seen.buried.add(pid)
         return found
 
     def _look_at_stopped(self, stopped: set[int], now: float) -> None:
@@ -212,15 +279,21 @@ class Watch:
                 with suppress(ProcessLookupError):
                     self._kill(pid, signal.SIGKILL)
 
-    def _mend(self, folder: Path, *, alone: bool) -> None:
-        """Load the model of a dead stub anew; an avatar's model that cannot be, or dies again and again, goes.
+    def _mend(self, folder: Path, do: Do, *, alone: bool) -> bool:
+        """Load the model of a dead stub anew; an avatar's own that cannot be, or dies again and again, goes.
+
+        False if Triton does not say whether there is anything to mend: then it is for the next look.
 
         Requests that wait for a dead stub are not handed to a new one: each fails after a second, one after another.
         Where no other stub takes them and they are many, it is quicker to start Triton anew.
         """
         model, http = folder.parent.name, self._server.http
-        if not http.ready(model):  # it is being unloaded; Triton calls ready what has a dead process
-            return
+        self._tick()
+        try:
+            if not http.ready(model):  # it is being unloaded; Triton calls ready what has a dead process
+                return True
+        except TritonSilentError:
+            return False
         self._trouble(f"a process of {model} died")
         repairs, now = self._seen.repairs_s.setdefault(model, deque(maxlen=REPAIRS)), self._clock()
         try:
@@ -229,19 +302,27 @@ class Watch:
             repairs.append(now)
             if alone and http.pending(model) > MOST_PENDING:
                 raise _Lost(f"more than {MOST_PENDING} requests wait for the dead process of {model}")
-            reload_model(http, folder)
+            do(lambda: reload_model(http, folder))
         except ServerError as error:
             self._trouble(f"{model} was not loaded again: {error}")
-            if model in self._shared or isinstance(error, TritonSilentError):
+            if self._is_common(model) or isinstance(error, TritonSilentError):
                 raise _Lost(f"{model} could not be loaded again") from error
             with suppress(ServerError):
-                http.unload(model, REPAIR_S)
+                do(lambda: http.unload(model, REPAIR_S))
         else:
-            self._health = replace(self._health, repairs=self._health.repairs + 1)
-            _log.warning("%s was loaded again", model)
+            self._mended(model)
+        return True
+
+    def _is_common(self, model: str) -> bool:
+        """Whether many avatars need the model, so that it must not go because of what one of them does."""
+        return model in self._shared or model.startswith(ENCODER_PREFIX)
+
+    def _mended(self, model: str) -> None:
+        self._health = replace(self._health, repairs=self._health.repairs + 1)
+        _log.warning("%s was loaded again", model)
 
     # --- answers ---
-    def _look_at_answers(self, submit: Submit) -> None:
+    def _look_at_answers(self, submit: Submit, do: Do) -> None:
         if self._asking is None:
             if self._clock() >= self._ask_at_s:
                 self._ask_at_s = self._clock() + ASK_EACH_S
@@ -252,13 +333,21 @@ class Watch:
         asked, self._asking = self._asking, None
         try:
             counts = asked.result()
-        except ServerError as error:
+        except TritonSilentError as error:
             self._seen.silent += 1
             if self._seen.silent >= SILENT_ANSWERS:
                 raise _Lost(f"Triton does not answer: {error}") from error
             return
+        except TritonRefusedError as error:
+            # It answers, so that a new one would help nothing: this is for a person to mend.
+            self._seen.silent = 0
+            text = f"Triton does not tell what is loaded: {error}"
+            if text != self._health.trouble:
+                self._trouble(text)
+            return
         self._seen.silent = 0
         self._note(counts)
+        self._look_at_missing(do)
         for model, progress in self._seen.progress.items():
             if progress.silent >= SILENT_ANSWERS:
                 raise _Lost(f"{model} does not answer")
@@ -267,10 +356,32 @@ class Watch:
         """In the background: the statistics, and probes of the shared models that have nothing to show."""
         http, seen = self._server.http, self._seen
         counts = http.counts()
-        for count in counts:
-            if count.name in self._shared:
-                self._look_at_model(http, seen.progress.setdefault(count.name, _Progress()), count)
+        common = [count for count in counts if self._is_common(count.name)]
+        seen.progress = {count.name: seen.progress.get(count.name, _Progress()) for count in common}
+        for count in common:
+            self._look_at_model(http, seen.progress[count.name], count)
         return counts
+
+    def _look_at_missing(self, do: Do) -> None:
+        """Load again what somebody has unloaded without which nothing can be served."""
+        seen, http = self._seen, self._server.http
+        gone = [model for model in self._shared if model not in seen.loaded]
+        seen.missing = {model: seen.missing.get(model, 0) + 1 for model in gone}
+        lost = [model for model in gone if seen.missing[model] >= MISSING_LOOKS]
+        with suppress(TritonSilentError):  # then it is for the next look
+            # A Triton that was told to end unloads its models first, and is no longer ready.
+            if lost and http.ready():
+                self._load_again(lost, do)
+
+    def _load_again(self, models: Sequence[str], do: Do) -> None:
+        for model in models:
+            self._trouble(f"{model} was unloaded")
+            try:
+                do(partial(self._server.http.load, model, REPAIR_S))
+            except ServerError as error:
+                raise _Lost(f"{model} was unloaded, and cannot be loaded: {error}") from error
+            self._mended(model)
+            del self._seen.missing[model]
 
     def _look_at_model(self, http: TritonHttp, progress: _Progress, count: ModelCounts) -> None:
         served, progress.successes = count.successes > progress.successes, count.successes
@@ -278,8 +389,10 @@ class Watch:
             return
         try:
             lives = served or http.lives(count.name)
-        except ServerError:
+        except TritonSilentError:
             lives = False
+        except TritonRefusedError:
+            lives = True  # it is just being unloaded, or what it takes is not told: no sign of a hang
         if lives:
             progress.silent, progress.lived_s = 0, self._clock()
         else:
@@ -287,6 +400,7 @@ class Watch:
 
     def _note(self, counts: Sequence[ModelCounts]) -> None:
         self._seen.loaded = frozenset(count.name for count in counts)
+        self._seen.asked_s = self._ask_at_s - ASK_EACH_S
         self._loaded = tuple(count.name for count in counts if _is_avatars(count.name))
         rows = {count.name: count.rows for count in counts if count.name.startswith(LIPSYNC_PREFIX)}
         # A model that is new to us, or was loaded anew, begins at nought.
@@ -316,11 +430,11 @@ class Watch:
             # An avatar that was loaded may be what Triton dies of: the second try does without.
             wanted = self._loaded if self._failed_starts == 0 else ()
             self._failed_starts += 1
-            self._last_tick_s = self._clock()
-            self._on_look()
+            self._tick()
             try:
-                self._server.restart(self._shared, wanted, stop)
-            except StartError as error:
+                self._server.restart(self._shared, wanted, stop, self._tick)
+            # `OSError`: there is no memory, file or process to be had just now.
+            except (ServerError, OSError) as error:
                 self._trouble(str(error))
                 continue
             self._seen, self._asking = _Seen(self._clock()), None
@@ -340,6 +454,10 @@ class Watch:
 
 class _Lost(Exception):  # noqa: N818 - no error of anybody's: it says that Triton must be started anew
     """Triton as a whole has to be started anew; the text says why."""
+
+
+class _Stopped(Exception):  # noqa: N818 - no error of anybody's: it says that the watch is to end
+    """Nobody waits for what is under way any more."""
 
 
 def reload_model(http: TritonHttp, version_folder: Path) -> None:

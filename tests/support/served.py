@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from server import processes
-from server.settings import ROOT
+from server.settings import ROOT, ServerSettings
 
+LONGEST_STOP_S = 9 + ServerSettings().stop_timeout_s + 10 + 10
+"""Three answers of Triton that the watch waits for in vain, Triton's own end (`TritonServer.stop`), and a command's."""
 STOP_S = 60
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import fnmatch
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,8 @@ else:
 
 from server.command import Ports, triton_command
 from server.installation import find_installation
-from server.settings import DEFAULT_HEALTH_PORT, ROOT, ServerSettings
+from server.settings import ADMIN_HEADER, DEFAULT_HEALTH_PORT, RESTRICTED, ROOT, ServerSettings
+from tests.support.served import LONGEST_STOP_S
 from tests.unit.docker.dockerfile import Stage, read_dockerfile
 
 DOCKER = ROOT / "docker"
@@ -42,9 +44,11 @@ def compose(**variables: str) -> dict[str, Any]:
         name, operator, default = match["name"], match["operator"], match["default"]
         if operator == ":?":
             return values[name]
+        if operator == ":+":
+            return default if values.get(name) else ""
         return values.get(name, default or "") if operator else values[name]
 
-    pattern = r"\$\{(?P<name>\w+)(?:(?P<operator>:-|:\?)(?P<default>[^}]*))?\}"
+    pattern = r"\$\{(?P<name>\w+)(?:(?P<operator>:-|:\?|:\+)(?P<default>[^}]*))?\}"
     text = re.sub(pattern, fill, (DOCKER / "compose.yaml").read_text())
     services = yaml.safe_load(text)["services"]
     assert isinstance(services, dict)
@@ -139,13 +143,30 @@ def test_the_cpu_images_entrypoint_is_a_line_that_the_launcher_takes() -> None:
 
     python, dash_m, module, *arguments = stages("triton-cpu")[-1].last("ENTRYPOINT").exec_form
     assert (python, dash_m, module) == ("python", "-m", "server")
-    settings = settings_from(parse([*arguments, *compose()["triton-cpu"]["command"]])[0])
+    command = shlex.split(compose()["triton-cpu"]["command"])
+    settings = settings_from(parse([*arguments, *command])[0])
     assert (settings.host, settings.avatars, settings.load_all) == ("0.0.0.0", Path("/avatars"), True)
     ports = (settings.http_port, settings.grpc_port, settings.metrics_port, DEFAULT_HEALTH_PORT)
     assert list(map(str, ports)) == stages("triton-cpu")[-1].last("EXPOSE").words
 
 
 # --- compose ---
+def test_variables_that_the_readme_names_reach_every_service_they_are_for(service: str) -> None:
+    given = {"LIPSTREAM_ADMIN_KEY": "s3cret", "LIPSTREAM_LOAD": "ann bob", "LIPSTREAM_GPU_SLOTS": "3"}
+    filled = compose(**given)[service]
+    assert filled["environment"]["LIPSTREAM_ADMIN_KEY"] == "s3cret"
+    assert "s3cret" not in str(filled.get("command"))
+    if service == "triton":
+        assert {name: str(value) for name, value in filled["environment"].items()} == given
+    else:
+        assert shlex.split(filled["command"]) == ["--load", "ann", "bob"]
+
+
+def test_both_images_restrict_the_same() -> None:
+    assert f"protocols={RESTRICTED}\n" in ENTRYPOINT.read_text()
+    assert f"{ADMIN_HEADER}=$LIPSTREAM_ADMIN_KEY" in ENTRYPOINT.read_text()
+
+
 def test_ports_are_published_on_loopback_unless_told_otherwise(service: str) -> None:
     published = compose()[service]["ports"]
     ports = (8000, 8001, 8002, 8003) if service == "triton-cpu" else (8000, 8001, 8002)
@@ -190,7 +211,7 @@ def test_it_builds_the_dockerfile_from_the_checkout(service: str) -> None:
 
 def test_stopping_leaves_triton_time_to_finish(service: str) -> None:
     grace_s = int(compose()[service]["stop_grace_period"].removesuffix("s"))
-    own_s = ServerSettings().stop_timeout_s
+    own_s: float = LONGEST_STOP_S
     if service == "triton":
         own_s = int(flags_of_entrypoint()["--exit-timeout-secs"])
     assert own_s < grace_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from server.processes import DEAD, STOPPED, Stub, stubs, tritonserver
+from server.processes import DEAD, STOPPED, Stub, _processes, stubs, tritonserver
 
 # A "Triton" that starts a stub, leaves it unburied when it dies, and tells its process id.
 PARENT = """
@@ -64,6 +65,41 @@ def test_a_stopped_and_a_dead_stub_are_seen(stub_pid: int) -> None:
 def test_who_has_no_triton_has_no_stubs(stub_pid: int) -> None:
     assert stubs(stub_pid) == []
     assert tritonserver(stub_pid) is None
+
+
+def test_a_name_that_is_cut_within_a_character_is_read(tmp_path: Path) -> None:
+    # 15 bytes are kept: the last is the first half of an "ü".
+    tail = tmp_path / ("x" * 14 + "ü")
+    shutil.copy(shutil.which("tail") or "", tail)
+    with subprocess.Popen([tail, "-f", os.devnull]) as process:
+        try:
+            assert wait_for_name(process.pid).startswith("x" * 14)
+        finally:
+            process.kill()
+
+
+def test_too_many_open_files_do_not_make_processes_vanish(
+    stub_pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    wait_for(lambda found: found.pid == stub_pid)
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        stubs(os.getpid())
+    monkeypatch.undo()
+
+
+def wait_for_name(pid: int, within_s: float = 20) -> str:
+    """The name of a process, once it has become what it was started for."""
+    end_s = time.monotonic() + within_s
+    while True:
+        (name,) = (process.name for process in _processes() if process.pid == pid)
+        if name.startswith("x"):
+            return name
+        assert time.monotonic() < end_s, name
+        time.sleep(0.01)
 
 
 def wait_for(condition: Callable[[Stub], bool], within_s: float = 20) -> list[Stub]:

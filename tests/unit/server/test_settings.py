@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from compositor_backend.errors import SettingsError
-from server.settings import ServerSettings
+from server.settings import RESTRICTED, ServerSettings
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,32 @@ def test_ports_that_nobody_asked_for_are_neither_equal_nor_left_to_chance() -> N
     """Clients and scrapers find a server that was started without options."""
     assert len(set(ports())) == 3
     assert 0 not in ports()
+
+
+def test_an_admin_key_restricts_both_protocols_and_is_sent_over_http() -> None:
+    settings = ServerSettings(admin_key="s3:cr=et", triton_options=("--id=x",))
+    grpc, http, last = settings.all_triton_options
+    assert grpc == f"--grpc-restricted-protocol={RESTRICTED}:admin-key=s3:cr=et"
+    assert http == f"--http-restricted-api={RESTRICTED}:admin-key=s3:cr=et"
+    assert last == "--id=x"
+    assert settings.http_headers == {"admin-key": "s3:cr=et"}
+    assert "s3" not in repr(settings)
+
+
+def test_keys_of_tritons_own_options_are_sent_too() -> None:
+    settings = ServerSettings(
+        triton_options=(
+            "--http-restricted-api=model-repository,model-config:admin=one",
+            "--http-restricted-api=statistics:reader=two=2",
+            "--grpc-restricted-protocol=health:other=three",
+        )
+    )
+    assert settings.http_headers == {"admin": "one", "reader": "two=2"}
+    assert ServerSettings().http_headers == {}
+
+
+@pytest.mark.parametrize("key", ["two words", "kéy", "line\n"])
+def test_a_key_that_no_header_carries_is_refused_and_not_told(key: str) -> None:
+    with pytest.raises(SettingsError, match="the admin key has a character") as caught:
+        ServerSettings(admin_key=key)
+    assert key not in str(caught.value)

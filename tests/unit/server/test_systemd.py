@@ -10,6 +10,7 @@ import pytest
 from server.cli import parse
 from server.settings import ROOT
 from server.systemd import notify
+from tests.support.served import LONGEST_STOP_S
 
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])
@@ -27,6 +28,11 @@ def test_without_systemd_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> Non
     notify("READY=1")
 
 
+def test_a_systemd_that_is_gone_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    notify("WATCHDOG=1")
+
+
 def test_the_unit_file_starts_what_there_is() -> None:
     unit = configparser.ConfigParser(interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
@@ -37,3 +43,4 @@ def test_the_unit_file_starts_what_there_is() -> None:
     options, command = parse(arguments)
     assert options.log == Path("/var/log/lipstream/triton.log")
     assert command == []
+    assert int(unit["Service"]["TimeoutStopSec"]) > LONGEST_STOP_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import threading
@@ -46,6 +47,7 @@ class Answers:
     def __init__(self) -> None:
         self.by_path: dict[str, tuple[int, bytes]] = {}
         self.sent: list[tuple[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
 
     def give(self, path: str, body: object, status: int = 200) -> None:
         data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
@@ -61,6 +63,7 @@ def answers() -> Answers:
 def triton(answers: Answers) -> Iterator[TritonHttp]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            answers.headers.append(dict(self.headers))
             length = int(self.headers.get("Content-Length", 0))
             answers.sent.append((self.path, json.loads(self.rfile.read(length)) if length else None))
             status, data = answers.by_path.get(self.path, (404, b'{"error":"no such path"}'))
@@ -78,7 +81,7 @@ def triton(answers: Answers) -> Iterator[TritonHttp]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     port = server.server_address[1]
-    yield TritonHttp("127.0.0.1", port, port)
+    yield TritonHttp("127.0.0.1", port, port, headers={"admin-key": "s3cret"})
     server.shutdown()
     thread.join()
     server.server_close()
@@ -132,12 +135,33 @@ def test_an_error_is_told_with_tritons_words(triton: TritonHttp, answers: Answer
         triton.load("pen", 5)
 
 
+def test_the_key_goes_with_every_request(triton: TritonHttp, answers: Answers) -> None:
+    answers.give("/v2/models/stats", STATISTICS)
+    answers.give("/v2/repository/models/pen/load", "")
+    triton.counts()
+    triton.load("pen", 5)
+    triton.ready()
+    assert [headers["admin-key"] for headers in answers.headers] == ["s3cret"] * 3
+
+
+def test_who_has_no_file_left_to_ask_with_does_not_take_that_for_silence(
+    triton: TritonHttp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        triton.counts()
+
+
 def test_nobody_there_is_silence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(TritonSilentError, match="/v2/models/stats is not answered"):
         TritonHttp("127.0.0.1", port, port).counts()
-    assert not TritonHttp("127.0.0.1", port, port).ready()
+    with pytest.raises(TritonSilentError):
+        TritonHttp("127.0.0.1", port, port).ready("pen")
 
 
 def test_who_listens_and_says_nothing_is_silent() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from server.errors import StartError, TritonRefusedError, TritonSilentError
+from server.errors import InstallationError, ServerError, StartError, TritonRefusedError, TritonSilentError
 from server.processes import Stub
 from server.triton_http import ModelCounts
 from server.watch import (
@@ -33,6 +35,11 @@ class FakeHttp:
     def __init__(self) -> None:
         self.models = {name: ModelCounts(name, 0, 0) for name in (*SHARED, "avatar_may", "lipsync_may")}
         self.silent = False
+        self.mute = False
+        """Whether it does not say what is ready."""
+        self.refusing = False
+        self.ending = False
+        self.on_load: Callable[[], None] = lambda: None
         self.hung: set[str] = set()
         self.waiting = 0
         self.unloadable: set[str] = set()
@@ -41,15 +48,21 @@ class FakeHttp:
     def counts(self) -> list[ModelCounts]:
         if self.silent:
             raise TritonSilentError("nothing")
+        if self.refusing:
+            raise TritonRefusedError("who has no key is not told")
         return list(self.models.values())
 
-    def ready(self, model: str) -> bool:
-        return model in self.models
+    def ready(self, model: str | None = None) -> bool:
+        if self.mute:
+            raise TritonSilentError("nothing")
+        return not self.ending if model is None else model in self.models
 
     def lives(self, model: str) -> bool:
         self.said.append(f"probe {model}")
         if model in self.hung:
             raise TritonSilentError("nothing")
+        if self.refusing:
+            raise TritonRefusedError("who has no key is not told")
         return True
 
     def pending(self, _model: str) -> int:
@@ -59,6 +72,8 @@ class FakeHttp:
         self.said.append(f"load {model}")
         if model in self.unloadable:
             raise TritonRefusedError("it is broken")
+        self.on_load()
+        self.models.setdefault(model, ModelCounts(model, 0, 0))
 
     def unload(self, model: str, _timeout_s: float) -> None:
         self.said.append(f"unload {model}")
@@ -71,6 +86,8 @@ class FakeServer:
         self.http = FakeHttp()
         self.ended = False
         self.failing_starts = 0
+        self.failure: Exception = StartError("no port")
+        self.on_restart: Callable[[], None] = lambda: None
         self.starts: list[tuple[str, ...]] = []
         self._stubs: dict[int, Stub] = {}
         for pid, model in enumerate(("compositor", "compositor", "audio_features", "lipsync_may"), 100):
@@ -84,11 +101,19 @@ class FakeServer:
         folder = None if state == "Z" else self._stubs[pid].version_folder
         self._stubs[pid] = Stub(pid, state, folder)
 
-    def restart(self, shared: Sequence[str], wanted: Sequence[str], cancelled: threading.Event) -> None:
+    def restart(
+        self,
+        shared: Sequence[str],
+        wanted: Sequence[str],
+        cancelled: threading.Event,
+        on_wait: Callable[[], None],
+    ) -> None:
         assert tuple(shared) == SHARED
         self.starts.append(tuple(wanted))
+        self.on_restart()
+        on_wait()
         if len(self.starts) <= self.failing_starts:
-            raise StartError("no port")
+            raise self.failure
         self.ended, self.http.silent, self.http.hung = False, False, set()
 
 
@@ -113,11 +138,13 @@ class Scene:
         self.now_s = 1000.0
         self.killed: list[tuple[int, int]] = []
         self.pauses = Pauses()
+        self.on_look: Callable[[], None] = lambda: None
         self.watch = Watch(
             self.server,  # type: ignore[arg-type]
             SHARED,
             clock=lambda: self.now_s,
             kill=lambda pid, number: self.killed.append((pid, number)),
+            on_look=lambda: self.on_look(),
         )
 
     def pass_s(self, seconds: float) -> None:
@@ -126,11 +153,11 @@ class Scene:
             self.watch.look(self.pauses, run_now)
 
 
-def run_now(work: Callable[[], list[ModelCounts]]) -> Future[list[ModelCounts]]:
-    done: Future[list[ModelCounts]] = Future()
+def run_now(work: Callable[[], Any]) -> Future[Any]:
+    done: Future[Any] = Future()
     try:
         done.set_result(work())
-    except TritonSilentError as error:
+    except (ServerError, OSError) as error:
         done.set_exception(error)
     return done
 
@@ -333,6 +360,228 @@ def test_frames_per_second_are_what_the_networks_drew(scene: Scene) -> None:
     assert scene.watch.health.frames_per_s > 0
     scene.pass_s(20)
     assert scene.watch.health.frames_per_s == 0
+
+
+@pytest.mark.parametrize("failure", [OSError(12, "Cannot allocate memory"), InstallationError("no stub")])
+def test_whatever_a_start_fails_of_it_is_tried_again(scene: Scene, failure: Exception) -> None:
+    scene.server.failing_starts, scene.server.failure = 1, failure
+    scene.server.ended = True
+    scene.pass_s(0.25)
+    assert scene.server.starts == [("avatar_may",), ()]
+    assert scene.watch.health.ready
+
+
+class Stop(threading.Event):
+    """Comes after so many looks; `on_wait` is called before each."""
+
+    def __init__(self, looks: int, on_wait: Callable[[], None]) -> None:
+        super().__init__()
+        self.left, self.on_wait = looks, on_wait
+
+    def wait(self, _timeout: float | None = None) -> bool:
+        self.left -= 1
+        self.on_wait()
+        return self.left < 0
+
+
+def test_a_look_that_fails_is_logged_once_and_the_next_follows(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def pass_a_quarter() -> None:
+        scene.now_s += 0.25
+
+    def fail() -> list[Stub]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    scene.server.become(103, "Z")
+    with monkeypatch.context() as patched:
+        patched.setattr(scene.server, "stubs", fail)
+        scene.watch.run(Stop(3, pass_a_quarter))
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+    assert "Too many open files" in scene.watch.health.trouble
+    scene.watch.run(Stop(3, pass_a_quarter))
+    assert "load lipsync_may" in scene.http.said
+
+
+def test_a_watch_all_of_whose_looks_fail_is_not_live(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> list[Stub]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def pass_ten_seconds() -> None:
+        scene.now_s += 10
+
+    monkeypatch.setattr(scene.server, "stubs", fail)
+    scene.watch.run(Stop(10, pass_ten_seconds))
+    assert not scene.watch.health.live
+
+
+def test_a_triton_that_refuses_its_statistics_is_not_silent(scene: Scene) -> None:
+    scene.http.refusing = True
+    scene.pass_s(60)
+    assert scene.server.starts == []
+    assert "who has no key" in scene.watch.health.trouble
+    scene.server.become(103, "Z")
+    scene.pass_s(1)
+    assert scene.http.said[-1] == "load lipsync_may"
+
+
+def test_a_dead_stub_is_mended_once_triton_says_whether_its_model_is_ready(scene: Scene) -> None:
+    scene.http.mute = True
+    scene.server.become(103, "Z")
+    scene.pass_s(1)
+    assert "load lipsync_may" not in scene.http.said
+    scene.http.mute = False
+    scene.pass_s(1)
+    assert scene.http.said.count("load lipsync_may") == 1
+
+
+def test_the_number_of_a_process_that_has_gone_may_be_anothers(scene: Scene, tmp_path: Path) -> None:
+    scene.server.become(103, "Z")
+    scene.pass_s(1)
+    del scene.server._stubs[103]
+    scene.pass_s(1)
+    scene.server._stubs[103] = Stub(103, "S", tmp_path / "compositor" / "1")
+    scene.pass_s(1)
+    scene.server.become(103, "Z")
+    scene.pass_s(1)
+    assert [said for said in scene.http.said if said.startswith("load")] == [
+        "load lipsync_may",
+        "load compositor",
+    ]
+
+
+def test_a_dead_process_is_not_taken_for_one_that_had_its_number_before(scene: Scene) -> None:
+    del scene.server._stubs[103]
+    scene.pass_s(1)
+    scene.server._stubs[103] = Stub(103, "Z", None)
+    scene.pass_s(1)
+    assert "load lipsync_may" not in scene.http.said
+
+
+def test_during_a_long_restart_the_watch_is_live_and_says_so(scene: Scene) -> None:
+    told: list[float] = []
+    scene.on_look = lambda: told.append(scene.now_s)
+
+    def take_long() -> None:
+        scene.now_s += 110
+
+    scene.server.on_restart = take_long
+    scene.server.ended = True
+    scene.pass_s(0.25)
+    assert scene.now_s - 110 in told
+    assert told[-2:] == [scene.now_s, scene.now_s], "it was told during the start, and after the look"
+
+
+def look_in_earnest(scene: Scene, stop: threading.Event, then: Callable[[], None] = lambda: None) -> None:
+    """Look with threads after a dead network, and do something while they may still be at work."""
+    scene.server.become(103, "Z")
+    scene.pass_s(0.25)
+    scene.now_s += 0.25
+    with ThreadPoolExecutor(2) as executor:
+        scene.watch.look(stop, executor.submit)
+        then()
+
+
+def test_during_a_long_repair_the_watch_is_live_and_says_so(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.watch.PERIOD_S", 0.01)
+    told, enough = [], threading.Event()
+
+    def tell() -> None:
+        told.append(scene.watch.health.live)
+        if len(told) > 5:
+            enough.set()
+
+    scene.on_look = tell
+    scene.http.on_load = lambda: assert_(enough.wait(10))
+    look_in_earnest(scene, threading.Event())
+    assert len(told) > 5
+    assert scene.watch.health.repairs == 1
+
+
+def test_a_stop_does_not_wait_for_a_repair(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.watch.PERIOD_S", 0.01)
+    stop, looked = threading.Event(), threading.Event()
+
+    def load() -> None:
+        stop.set()
+        assert_(looked.wait(10))
+
+    scene.http.on_load = load
+    look_in_earnest(scene, stop, looked.set)
+    assert (scene.watch.health.repairs, scene.server.starts) == (0, [])
+
+
+def assert_(condition: bool) -> None:
+    assert condition
+
+
+def test_a_shared_model_that_was_unloaded_is_loaded_again(scene: Scene) -> None:
+    del scene.http.models["compositor"]
+    scene.pass_s(3 * ASK_EACH_S)
+    assert scene.http.said.count("load compositor") == 1
+    assert scene.watch.health.trouble == "compositor was unloaded"
+    assert scene.watch.health.repairs == 1
+    assert scene.server.starts == []
+
+
+def test_a_shared_model_that_is_away_for_a_moment_is_left_alone(scene: Scene) -> None:
+    gone = scene.http.models.pop("compositor")
+    scene.pass_s(ASK_EACH_S)
+    scene.http.models["compositor"] = gone
+    scene.pass_s(10)
+    assert "load compositor" not in scene.http.said
+
+
+def test_a_shared_model_that_was_unloaded_waits_for_a_triton_that_says_whether_it_is_ready(
+    scene: Scene,
+) -> None:
+    del scene.http.models["compositor"]
+    scene.http.mute = True
+    scene.pass_s(3 * ASK_EACH_S)
+    assert (scene.http.said.count("load compositor"), scene.server.starts) == (0, [])
+    scene.http.mute = False
+    scene.pass_s(ASK_EACH_S + 0.5)
+    assert scene.http.said.count("load compositor") == 1
+
+
+def test_a_shared_model_that_was_unloaded_and_cannot_be_loaded_means_a_new_triton(scene: Scene) -> None:
+    gone = scene.http.models.pop("compositor")
+    scene.http.unloadable.add("compositor")
+    scene.server.on_restart = lambda: scene.http.models.update(compositor=gone)
+    scene.pass_s(3 * ASK_EACH_S)
+    assert scene.server.starts == [("avatar_may",)]
+
+
+def test_a_triton_that_was_told_to_end_may_unload_everything(scene: Scene) -> None:
+    scene.http.models.clear()
+    scene.http.ending = True
+    scene.pass_s(20)
+    assert scene.http.said == []
+    assert scene.server.starts == []
+
+
+def test_an_encoder_that_hangs_means_a_new_triton(scene: Scene) -> None:
+    scene.http.models["audio_encoder_may"] = ModelCounts("audio_encoder_may", 0, 0)
+    scene.pass_s(PROBE_EACH_S)
+    assert "probe audio_encoder_may" in scene.http.said
+    scene.http.hung.add("audio_encoder_may")
+    scene.pass_s(PROBE_EACH_S + 2 * ASK_EACH_S + 1)
+    assert scene.server.starts == [("avatar_may",)]
+    assert scene.watch.health.trouble == "audio_encoder_may does not answer"
+
+
+def test_an_encoder_that_cannot_be_loaded_again_means_a_new_triton(scene: Scene, tmp_path: Path) -> None:
+    scene.http.models["audio_encoder_may"] = ModelCounts("audio_encoder_may", 0, 0)
+    scene.server._stubs[104] = Stub(104, "S", tmp_path / "audio_encoder_may" / "1")
+    (tmp_path / "audio_encoder_may" / "1").mkdir(parents=True)
+    scene.pass_s(ASK_EACH_S + 1)
+    scene.http.unloadable.add("audio_encoder_may")
+    scene.server.become(104, "Z")
+    scene.pass_s(1)
+    assert "unload audio_encoder_may" not in scene.http.said
+    assert scene.server.starts == [("avatar_may",)]
 
 
 def test_a_watch_that_no_longer_looks_is_not_live(scene: Scene) -> None:
