@@ -73,8 +73,11 @@ class LipstreamClient:
         transport: Transport | None = None,
         idle_frames: bool = True,
         bring_back: Callable[[str], Awaitable[None]] | None = None,
+        admin_key: str | None = None,
     ) -> None:
         """`url` is ``host:port`` of Triton's gRPC service; `transport` stands in for the connection to it.
+
+        `admin_key` is what a server that has one wants of who loads avatars, lists them or reads statistics.
 
         With `idle_frames`, chunks in whose window nothing is heard are asked of the server's model of that name:
         the same frames, and no network runs. Where it, or an avatar's idle frames, are missing, the avatar's
@@ -85,7 +88,7 @@ class LipstreamClient:
         """
         self._timeouts = timeouts or Timeouts()
         self._retry = retry or RetryPolicy()
-        self._transport = transport or TritonTransport(url, keepalive or Keepalive())
+        self._transport = transport or TritonTransport(url, keepalive or Keepalive(), admin_key)
         self._idle_frames = idle_frames
         self._bring_back = bring_back
         self._without_idle_until_s: dict[str, float] = {}

@@ -33,6 +33,7 @@ FIRST_RECONNECT_MS = 100
 LONGEST_RECONNECT_MS = 1000
 """gRPC waits up to 2 minutes between attempts to reconnect if nobody tells it otherwise."""
 
+_KEY_HEADER = "triton-grpc-protocol-admin-key"
 _ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:.]+\]:\d{1,5}")
 _LOOPBACK = ("127.", "localhost:", "[::1]:")
 _ENSEMBLE_PREFIX = re.compile(r"^in ensemble '[^']*', ")
@@ -52,12 +53,13 @@ _RESET = re.compile(r"RST_STREAM|Stream removed|Connection reset|Broken pipe")
 class TritonTransport:
     """A `Transport` over gRPC; connects at the first call, and again by itself when the connection broke."""
 
-    def __init__(self, url: str, keepalive: Keepalive) -> None:
-        """`url` is ``host:port`` of Triton's gRPC service."""
+    def __init__(self, url: str, keepalive: Keepalive, admin_key: str | None = None) -> None:
+        """`url` is ``host:port`` of Triton's gRPC service; `admin_key` goes with whatever is no inference."""
         if _ADDRESS.fullmatch(url) is None:
             raise SettingsError(f"{url!r} is no server address; host:port of Triton's gRPC service is wanted")
         self.url = url
         self._keepalive = keepalive
+        self._key = None if not admin_key else {_KEY_HEADER: admin_key}
         self._client: Any = None
         self._closed = False
 
@@ -82,23 +84,23 @@ class TritonTransport:
     async def index(self, timeout_s: float) -> list[ModelState]:
         """See `Transport`."""
         with self._calling(timeout_s) as client:
-            answer = await client.get_model_repository_index(client_timeout=timeout_s)
+            answer = await client.get_model_repository_index(headers=self._key, client_timeout=timeout_s)
         return [ModelState(model.name, model.state, model.reason) for model in answer.models]
 
     async def load(self, model: str, timeout_s: float) -> None:
         """See `Transport`."""
         with self._calling(timeout_s) as client:
-            await client.load_model(model, client_timeout=timeout_s)
+            await client.load_model(model, headers=self._key, client_timeout=timeout_s)
 
     async def unload(self, model: str, timeout_s: float) -> None:
         """See `Transport`."""
         with self._calling(timeout_s) as client:
-            await client.unload_model(model, client_timeout=timeout_s)
+            await client.unload_model(model, headers=self._key, client_timeout=timeout_s)
 
     async def statistics(self, timeout_s: float) -> list[ModelStatistics]:
         """See `Transport`."""
         with self._calling(timeout_s) as client:
-            answer = await client.get_inference_statistics(client_timeout=timeout_s)
+            answer = await client.get_inference_statistics(headers=self._key, client_timeout=timeout_s)
         return [_statistics(model) for model in answer.model_stats]
 
     async def close(self) -> None:

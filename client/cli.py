@@ -31,6 +31,7 @@ from client.sinks import JpegFolderSink, Mp4Sink, NullSink, Sink
 from compositor_backend.contract import FRAME_RATE_HZ, SAMPLE_RATE_HZ, check_avatar_id
 
 URL_VARIABLE = "LIPSTREAM_URL"
+KEY_VARIABLE = "LIPSTREAM_ADMIN_KEY"
 MAX_IDLE_S = 3600
 FEW_AVATARS = 20
 """So many are always listed in full."""
@@ -52,6 +53,7 @@ _EXIT_CODES = (
 
 _EPILOG = f"""\
 The server's address is --url, else the environment's {URL_VARIABLE}, else {DEFAULT_URL}.
+A server's admin key is read from the environment's {KEY_VARIABLE}.
 Exit codes: 0 done, 1 a bad id or setting, 2 usage, 3 no server there, 4 the server refused or failed,
 5 the audio, 6 the files to write, 130 interrupted. Frames written before a failure are kept."""
 
@@ -86,7 +88,7 @@ async def _idle(options: argparse.Namespace, console: Console) -> None:
 async def _say(options: argparse.Namespace, console: Console, speech: Recording, does: str) -> None:
     pcm = speech.pcm()
     sinks = _sinks(options, speech)
-    async with LipstreamClient(options.url) as client:
+    async with _connect(options) as client:
         with _progress(console, options.quiet) as progress:
             task = progress.add_task(f"{options.avatar} {does}", total=frame_count(len(pcm)))
             try:
@@ -111,7 +113,7 @@ async def _say(options: argparse.Namespace, console: Console, speech: Recording,
 
 
 async def _avatars(options: argparse.Namespace, console: Console) -> None:
-    async with LipstreamClient(options.url) as client:
+    async with _connect(options) as client:
         avatars = await client.avatars()
     counts = Counter({"ready": 0})
     counts.update(avatar.state for avatar in avatars if avatar.state != "not loaded")
@@ -128,7 +130,8 @@ async def _avatars(options: argparse.Namespace, console: Console) -> None:
 async def _load(options: argparse.Namespace, console: Console) -> None:
     """Through a pool, so that an avatar that is ready has given a frame."""
     avatars = {check_avatar_id(avatar) for avatar in options.avatar}
-    async with AvatarPool([options.url], PoolSettings(most=len(avatars))) as pool:
+    settings = PoolSettings(most=len(avatars))
+    async with AvatarPool([options.url], settings, admin_key=_admin_key()) as pool:
 
         async def load(avatar: str) -> None:
             await pool.pin(avatar)
@@ -143,7 +146,7 @@ async def _load(options: argparse.Namespace, console: Console) -> None:
 
 async def _unload(options: argparse.Namespace, console: Console) -> None:
     avatars = [check_avatar_id(avatar) for avatar in options.avatar]
-    async with LipstreamClient(options.url) as client:
+    async with _connect(options) as client:
         for avatar in avatars:
             await client.unload(avatar)
             console.print(f"{avatar} is not loaded")
@@ -155,6 +158,15 @@ async def _pool_stats(options: argparse.Namespace, console: Console) -> None:
         print(json.dumps(asdict(statistics), indent=2))
     else:
         console.print(_pool_table(statistics, options.figures_url))
+
+
+def _connect(options: argparse.Namespace) -> LipstreamClient:
+    return LipstreamClient(options.url, admin_key=_admin_key())
+
+
+def _admin_key() -> str | None:
+    """Not an option: who lists processes reads command lines."""
+    return os.environ.get(KEY_VARIABLE)
 
 
 def _sinks(options: argparse.Namespace, speech: Recording) -> list[Sink]:

@@ -81,8 +81,11 @@ class AvatarPool:
         metrics_urls: Sequence[str] | None = None,
         memory_readers: Sequence[MemoryReader] | None = None,
         figures: PoolFigures | None = None,
+        admin_key: str | None = None,
     ) -> None:
         """`urls` are ``host:port`` of gRPC services; `transports` stand in for connections to them.
+
+        `admin_key` is what servers that have one want of who loads avatars.
 
         `metrics_urls` are the servers' metrics, such as ``http://127.0.0.1:8002/metrics``, one for each in the same
         order: wanted where the settings have a budget of bytes. `memory_readers` stand in for them.
@@ -92,7 +95,7 @@ class AvatarPool:
         """
         self.settings = settings or PoolSettings()
         self.figures = figures or PoolFigures()
-        links = transports or [TritonTransport(url, keepalive or Keepalive()) for url in urls]
+        links = transports or [TritonTransport(url, keepalive or Keepalive(), admin_key) for url in urls]
         if not links:
             raise SettingsError("a pool has no server; the address of one at least is wanted")
         readers = memory_readers or [MetricsReader(url) for url in metrics_urls or ()]

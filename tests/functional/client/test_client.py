@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from client import (
     AvatarNotFoundError,
     AvatarNotLoadedError,
+    AvatarPool,
     AvatarState,
     Frame,
     Keepalive,
@@ -30,6 +33,7 @@ from client import (
 )
 from client._triton import TritonTransport
 from server.launcher import TritonServer
+from server.settings import ROOT
 from tests.functional.client.fake_avatars import write_repository
 from tests.support.triton import running_triton
 from tests.unit.client.speaker import FRAME, box, frames_of, noise
@@ -297,14 +301,24 @@ class TestServerThatDies:
         assert caught.value.frames_delivered == 0
 
 
-async def test_a_server_with_restricted_statistics_still_speaks(repository: Path) -> None:
-    options = ("--grpc-restricted-protocol=statistics,model-repository:admin-key=secret",)
-    with running_triton([repository], models=("avatar_demo",), triton_options=options) as server:
+async def test_a_server_with_an_admin_key_still_speaks_and_obeys_who_has_it(repository: Path) -> None:
+    with running_triton([repository], models=("avatar_demo",), admin_key="secret") as server:
         async with LipstreamClient(server.grpc_url) as client:
             with pytest.raises(RequestRefusedError, match="wants a key"):
                 await client.avatars()
             report = await speak_to_sinks(client, "demo", noise(9 * FRAME), [NullSink()])
             assert (report.frames, report.steps) == (9, ())
+        async with LipstreamClient(server.grpc_url, admin_key="secret") as client:
+            await client.unload("demo")
+            assert {state.state for state in await client.avatars()} == {"not loaded"}
+            assert await client.statistics()
+        async with AvatarPool([server.grpc_url], admin_key="secret") as pool, pool.lease("demo") as lease:
+            pcm = noise(FRAME)
+            assert [frame async for frame in lease.client.speak("demo", pcm)] == frames_of(pcm)
+        line = [sys.executable, "-m", "client", "unload", "demo", "--url", server.grpc_url]
+        for key, status in (("", 4), ("secret", 0)):
+            environment = {**os.environ, "LIPSTREAM_ADMIN_KEY": key}
+            assert subprocess.run(line, cwd=ROOT, env=environment, capture_output=True).returncode == status
 
 
 @pytest.mark.slow
