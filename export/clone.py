@@ -192,6 +192,7 @@ class _Clones:
             network=contract.lipsync_name(avatar_id),
             network_key=self._key(avatar_id),
             files={name: original.files[name] for name in PACK_FILES} | {_HEADER: header},
+            idle_key=None,
         ).save(folder)
 
     def _key(self, avatar_id: str) -> int:

@@ -167,6 +167,7 @@ def test_there_are_no_idle_frames_since_they_show_the_sources_network(catalogue:
     assert "idle_data" in Manifest.load(catalogue / "avatar_ann").files
     folder = catalogue / "avatar_ann-00001"
     assert set(Manifest.load(folder).files) == set(PACK_FILES)
+    assert Manifest.load(folder).idle_key is None
     assert not any((folder / f"{name}.npy").exists() for name in IDLE_FILES)
     assert not (folder / "stamp.txt").exists()
 
