@@ -23,7 +23,7 @@ from compositor_backend.jpeg import with_comment
 from compositor_backend.manifest import MANIFEST_NAME, PACK_FILES, FileEntry, Manifest
 from compositor_backend.pack import AvatarPack, file_sha256
 from export import model_configs
-from export.atomic import finish_ready_stages, publish, root_lock, staging
+from export.atomic import finish_ready_stages, publish, root_lock, settle_dead_stages, staging
 from export.avatar import MODEL_FILE, Progress
 from export.check import check_graphs
 from export.checksums import SUMS_FILE, write_sums
@@ -138,6 +138,8 @@ def _hold_source(avatars: Path, source: str, root: Path) -> None:
     """
     folder = contract.avatar_ensemble_name(source)
     with root_lock(avatars):
+        # Of one that is killed just now, too.
+        settle_dead_stages(avatars)
         manifest = Manifest.load(avatars / folder)
         models = [manifest.network]
         if manifest.encoder is not None:
