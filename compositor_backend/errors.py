@@ -5,8 +5,8 @@
     │   ├── AvatarIdError          AVATAR is no avatar id (``[a-z0-9][a-z0-9_-]{0,63}``)
     │   ├── UnknownAvatarError     a well-formed id that this server has no pack for
     │   ├── TensorError            a tensor's dtype, shape or values are not what the contract wants
-    │   ├── NoIdleFramesError      the avatar was imported without idle frames
-    │   └── WrongNetworkError      the mouth was drawn by another avatar's network
+    │   ├── NoIdleFramesError      the avatar was imported without idle frames, or none that bear a key
+    │   └── WrongNetworkError      the mouth, or the idle frames, were drawn by another avatar's network
     ├── PackError                  an avatar folder is incomplete, damaged or of an unknown format
     │   └── DamagedAvatarError     a request asked for such an avatar; its text is the answer, its cause is for the log
     └── SettingsError              a setting has no valid value
@@ -36,7 +36,7 @@ class TensorError(RequestError):
 
 
 class NoIdleFramesError(RequestError):
-    """The avatar's pack holds no idle frames; its ensemble gives them."""
+    """The avatar's pack holds no idle frames, or none that say who drew them; its ensemble gives them."""
 
 
 class WrongNetworkError(RequestError):

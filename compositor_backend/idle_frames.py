@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from compositor_backend.contract import (
     AVATAR,
+    AVATAR_KEY,
     FRAME_INDEX,
     JPEG,
     RECT,
     check_frame_index,
     parse_avatar,
 )
-from compositor_backend.errors import NoIdleFramesError
+from compositor_backend.errors import NoIdleFramesError, WrongNetworkError
 from compositor_backend.pack import AvatarPack, PackCache
 from compositor_backend.settings import Settings
 from compositor_backend.timeline import template_frames
@@ -40,12 +41,28 @@ class IdleFrames:
 
 
 def _answer(pack: AvatarPack, frame_index: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
-    if not pack.has_idle:
-        raise NoIdleFramesError(
-            f"AVATAR {pack.manifest.id!r} has no idle frames: it has no audio encoder, or was imported "
-            "before there were any; ask its ensemble"
-        )
+    _check_drawn_by_its_network(pack)
     template = template_frames(frame_index, pack.frames)
     jpeg = np.empty(len(template), object)
     jpeg[:] = [pack.idle_jpeg(frame) for frame in template.tolist()]
     return {JPEG.name: jpeg, RECT.name: pack.rects[template]}
+
+
+def _check_drawn_by_its_network(pack: AvatarPack) -> None:
+    """No network runs that could give an AVATAR_KEY: the one that drew the idle frames left its own in the manifest."""
+    manifest = pack.manifest
+    if not pack.has_idle:
+        raise NoIdleFramesError(
+            f"AVATAR {manifest.id!r} has no idle frames: it has no audio encoder, or was imported "
+            "before there were any; ask its ensemble"
+        )
+    if manifest.idle_key is None:
+        raise NoIdleFramesError(
+            f"AVATAR {manifest.id!r} has no idle frames that say which network drew them: it was imported before they "
+            "did; import it again, or ask its ensemble"
+        )
+    if manifest.idle_key != manifest.network_key:
+        raise WrongNetworkError(
+            f"{AVATAR_KEY.name} is {manifest.idle_key}; {manifest.network_key} is wanted: "
+            f"the idle frames were not drawn by {manifest.network}, the network of {manifest.id!r}"
+        )

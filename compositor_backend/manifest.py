@@ -65,6 +65,8 @@ class Manifest:
     its own or one that avatars share, `network_key` what its AVATAR_KEY output must be.
     `quality` (1 to 100), `subsampling` ("420", "422", "444") and `restart_interval` (MCUs) are the JPEG's.
     `files` maps the names in `PACK_FILES`, and in `IDLE_FILES` if there are any, to what lies on disk.
+    `idle_key` is the AVATAR_KEY of the network that drew the idle frames; None where there are none, and where they
+    were made before manifests said so.
     """
 
     id: str
@@ -85,6 +87,7 @@ class Manifest:
     files: Mapping[str, FileEntry]
     fps: int = FRAME_RATE_HZ
     format: int = FORMAT
+    idle_key: int | None = None
 
     @property
     def hears_mel(self) -> bool:
@@ -142,6 +145,7 @@ class _Reader:
         if found != FORMAT:
             raise PackError(f"{self._source} is of format {found}; this version reads format {FORMAT}")
         self._only([field.name for field in dataclasses.fields(Manifest)])
+        files = self._files()
         return Manifest(
             id=self.name("id"),
             width=self.integer("width", 1, MAX_SIDE_PX),
@@ -152,14 +156,15 @@ class _Reader:
             audio_shape=self.shape("audio_shape"),
             encoder=None if self._get("encoder") is None else self.name("encoder"),
             network=self._network(),
-            network_key=self.integer("network_key", -(2**63), 2**63 - 1),
+            network_key=self._key("network_key"),
             quality=self.integer("quality", 1, 100),
             subsampling=self.choice("subsampling", tuple(MCU_SIZES_PX)),
             restart_interval=self.integer("restart_interval", 1, MAX_INTERVAL),
             blend=self.choice("blend", BLENDS),
             created_by=self.text("created_by"),
-            files=self._files(),
+            files=files,
             fps=self.integer("fps", FRAME_RATE_HZ, FRAME_RATE_HZ),
+            idle_key=self._idle_key(files),
         )
 
     def integer(self, name: str, least: int, most: int) -> int:
@@ -200,6 +205,17 @@ class _Reader:
         if not isinstance(value, list) or not value or not all(type(n) is int and n > 0 for n in value):
             raise self._wrong(name, _shorten(value), "a list of positive integers")
         return tuple(value)
+
+    def _key(self, name: str) -> int:
+        return self.integer(name, -(2**63), 2**63 - 1)
+
+    def _idle_key(self, files: Mapping[str, FileEntry]) -> int | None:
+        """A manifest from before there was such a field lacks it."""
+        if self._fields.get("idle_key") is None:
+            return None
+        if not files.keys() >= set(IDLE_FILES):
+            raise self._wrong("idle_key", "there without idle frames", "null")
+        return self._key("idle_key")
 
     def _network(self) -> str:
         value = self.text("network")

@@ -124,6 +124,15 @@ def _check_manifest(manifest: Manifest, avatar_id: str) -> None:
             f"{MANIFEST_NAME} says audio_mode {manifest.audio_mode!r}; "
             f"audio_shape {list(manifest.audio_shape)} is that of {mode!r}"
         )
+    _check_idle_key(manifest)
+
+
+def _check_idle_key(manifest: Manifest) -> None:
+    if manifest.idle_key not in (None, manifest.network_key):
+        raise ExportError(
+            f"{MANIFEST_NAME} says that the network with the key {manifest.idle_key} drew the idle frames; "
+            f"{manifest.network_key}, the avatar's own, is wanted: import the avatar again"
+        )
 
 
 def _pack(folder: Path) -> str:
@@ -131,7 +140,9 @@ def _pack(folder: Path) -> str:
         pack.verify()
         manifest = pack.manifest
         size = f"{manifest.width}x{manifest.height} px"
-        return f"{manifest.frames} frames of {size}, {pack.nbytes / 1e6:.1f} MB, checksums equal"
+        idle = "; its idle frames bear no key, import it again to have them shown"
+        keyless = idle if pack.has_idle and manifest.idle_key is None else ""
+        return f"{manifest.frames} frames of {size}, {pack.nbytes / 1e6:.1f} MB, checksums equal{keyless}"
 
 
 def _test_frame(folder: Path) -> str:
@@ -164,7 +175,11 @@ def decode_frame(jpeg: bytes, frame: int) -> NDArray[np.uint8]:
 
 # --- networks ---
 def check_graphs(manifest: Manifest, root: Path) -> None:
-    """Refuse (`LipstreamError`) an avatar whose network or audio encoder in `root` is not what its manifest says."""
+    """Refuse (`LipstreamError`) an avatar whose network or audio encoder in `root` is not what its manifest says.
+
+    So is one whose idle frames another network drew.
+    """
+    _check_idle_key(manifest)
     _network_graph(manifest, root)
     if manifest.encoder is not None:
         _encoder_graph(root / contract.audio_encoder_name(manifest.encoder))

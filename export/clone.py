@@ -9,21 +9,24 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from compositor_backend import contract
+from compositor_backend.errors import LipstreamError
 from compositor_backend.geometry import FAMILIES
 from compositor_backend.jpeg import with_comment
-from compositor_backend.manifest import PACK_FILES, FileEntry, Manifest
+from compositor_backend.manifest import MANIFEST_NAME, PACK_FILES, FileEntry, Manifest
 from compositor_backend.pack import AvatarPack, file_sha256
 from export import model_configs
-from export.atomic import finish_ready_stages, publish, staging
+from export.atomic import finish_ready_stages, publish, root_lock, settle_dead_stages, staging
 from export.avatar import MODEL_FILE, Progress
 from export.check import check_graphs
-from export.checksums import write_sums
+from export.checksums import SUMS_FILE, write_sums
 from export.clone_graph import Colour, clone_numbers, is_clone, write_clone_graph
 from export.errors import ExportError
 from export.model_configs import Network
@@ -33,6 +36,9 @@ from export.shared_files import SharedFile
 
 _HEADER = "jpeg_header"
 _CLONE_PATH = MODEL_FILE.with_name(CLONE_FILE)
+_SOURCE = "source"
+"""The folder in the stage, laid out as a model repository, that holds what is cloned."""
+_HELD_OF_A_MODEL = (MODEL_FILE, _CLONE_PATH, Path(SUMS_FILE))
 
 
 def clone_ids(prefix: str, count: int, first: int = 1) -> list[str]:
@@ -62,21 +68,40 @@ def clone_avatars(avatars: Path, source: str, ids: Sequence[str], progress: Prog
     A `LipstreamError` says what is wrong, and then nothing has changed.
     """
     tell = progress or (lambda _what, _done, _total: None)
-    original = _Original.load(avatars, source)
     try:
-        # What a killed run had ready counts as there.
+        # What a killed run had ready counts as there, and may be the source.
         finish_ready_stages(avatars)
         _refuse_ids(avatars, ids)
+        if not (avatars / contract.avatar_ensemble_name(source)).is_dir():
+            raise ExportError(f"there is no avatar {source} in {avatars}")
         with staging(avatars) as stage:
-            clones = _Clones(stage, original)
-            for number, avatar_id in enumerate(ids, 1):
-                clones.make(avatar_id)
-                if number == 1:
-                    clones.check(avatar_id)
-                tell("clones", number, len(ids))
+            _make_clones(avatars, source, ids, stage, tell)
             publish(avatars, stage, lambda: _names_to_publish(avatars, ids), many=True)
     except OSError as error:
         raise ExportError(f"{avatars} cannot be written: {error.strerror or error}") from error
+
+
+def _make_clones(avatars: Path, source: str, ids: Sequence[str], stage: Path, tell: Progress) -> None:
+    """Make all clones in the stage, of files that lie there too as long as it takes."""
+    root = stage / _SOURCE
+    with _speaking_of(avatars, root):
+        _hold_source(avatars, source, root)
+        clones = _Clones(stage, _Original.load(root, source))
+        for number, avatar_id in enumerate(ids, 1):
+            clones.make(avatar_id)
+            if number == 1:
+                clones.check(avatar_id)
+            tell("clones", number, len(ids))
+    shutil.rmtree(root)
+
+
+@contextmanager
+def _speaking_of(avatars: Path, root: Path) -> Iterator[None]:
+    """Errors about files below `root` speak of those that they were taken from."""
+    try:
+        yield
+    except LipstreamError as error:
+        raise ExportError(str(error).replace(str(root), str(avatars))) from error
 
 
 # --- what is asked for ---
@@ -106,6 +131,28 @@ def _names_to_publish(avatars: Path, ids: Sequence[str]) -> list[str]:
 
 
 # --- what is cloned ---
+def _hold_source(avatars: Path, source: str, root: Path) -> None:
+    """Put the avatar, its network and its encoder into the folder `root`, all of one import, and so that they stay.
+
+    Clones are made of these for minutes, in which the avatar may be imported again. A file that is missing is left out.
+    """
+    folder = contract.avatar_ensemble_name(source)
+    with root_lock(avatars):
+        # Of one that is killed just now, too.
+        settle_dead_stages(avatars)
+        manifest = Manifest.load(avatars / folder)
+        models = [manifest.network]
+        if manifest.encoder is not None:
+            models.append(contract.audio_encoder_name(manifest.encoder))
+        # The manifest comes last, as in an import: what is newer is taken for changed.
+        names = [Path(folder) / f"{name}.npy" for name in manifest.files]
+        names += [Path(model) / name for model in models for name in _HELD_OF_A_MODEL]
+        for name in (*names, Path(folder) / MANIFEST_NAME):
+            if (avatars / name).is_file():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                SharedFile(avatars / name).put(root / name)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Original:
     """An avatar that is whole: its folder, its manifest, the JPEG header of its frames, its network's graph."""
@@ -118,8 +165,6 @@ class _Original:
     @classmethod
     def load(cls, avatars: Path, avatar_id: str) -> _Original:
         folder = avatars / contract.avatar_ensemble_name(avatar_id)
-        if not folder.is_dir():
-            raise ExportError(f"there is no avatar {avatar_id} in {avatars}")
         with AvatarPack(folder) as pack:
             pack.verify()
             manifest, header = pack.manifest, pack.header.data
@@ -192,6 +237,7 @@ class _Clones:
             network=contract.lipsync_name(avatar_id),
             network_key=self._key(avatar_id),
             files={name: original.files[name] for name in PACK_FILES} | {_HEADER: header},
+            idle_key=None,
         ).save(folder)
 
     def _key(self, avatar_id: str) -> int:

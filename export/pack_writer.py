@@ -278,12 +278,15 @@ def write_pack(
 def write_idle(folder: Path, mouths: Iterable[NDArray[np.uint8]]) -> None:
     """Add idle frames to the pack in `folder`, which nobody uses yet.
 
-    `mouths` are those of all its frames in order, uint8 [n,S,S,3] RGB at a time, drawn to silence. `PackError` if
-    there are too few or too many, or the disk is full.
+    `mouths` are those of all its frames in order, uint8 [n,S,S,3] RGB at a time, drawn to silence by the network
+    whose key is the pack's. `PackError` if there are too few or too many, or the disk is full.
     """
     with AvatarPack(folder) as pack, _reporting(folder):
         files = _write_idle_files(pack, mouths)
-        dataclasses.replace(pack.manifest, files={**pack.manifest.files, **files}).save(folder)
+        manifest = pack.manifest
+        dataclasses.replace(manifest, files={**manifest.files, **files}, idle_key=manifest.network_key).save(
+            folder
+        )
 
 
 def _write_idle_files(pack: AvatarPack, mouths: Iterable[NDArray[np.uint8]]) -> dict[str, FileEntry]:

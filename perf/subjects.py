@@ -157,6 +157,7 @@ def _is_built(folder: Path, frames: int) -> bool:
     """Whether there is a pack of this version with that many frames; one of an earlier version is made anew."""
     try:
         with AvatarPack(folder) as pack:
-            return pack.frames == frames and pack.has_idle
+            manifest = pack.manifest
+            return pack.frames == frames and manifest.idle_key == manifest.network_key
     except PackError:
         return False

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tritonclient.grpc import InferenceServerClient
 
 from client import AvatarPool, LipstreamClient, PoolSettings, ServerError
+from export.checksums import SUMS_FILE, record_sums
 from tests.functional.faults.conftest import BACK_WITHIN_S, FAILS_WITHIN_S, Catalogue
+from tests.support.clones import SOURCE, shows
 from tests.support.served import Served, serving
 from tests.support.streams import FRAMES, Viewers, noise, viewers
 
@@ -134,6 +139,83 @@ async def test_an_avatar_damaged_before_it_is_loaded(served: Served, own: Catalo
             put_back(kept, path)
             async with asyncio.timeout(BACK_WITHIN_S):
                 await lease_when_forgiven(pool, victim)
+
+
+def no_graph(path: Path) -> None:
+    path.write_bytes(np.random.default_rng(1).bytes(50_000))
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def another_signature(path: Path) -> None:
+    """A whole graph: the audio encoder's."""
+    path.write_bytes((path.parents[2] / f"audio_encoder_{SOURCE}" / "1" / path.name).read_bytes())
+
+
+BROKEN: tuple[Damage, ...] = (no_graph, empty, truncate, another_signature)
+
+
+@pytest.mark.parametrize("summed", [False, True], ids=["no sums", "right sums"])
+@pytest.mark.parametrize("broken", BROKEN)
+async def test_a_graph_that_does_not_load(
+    served: Served, own: Catalogue, broken: Damage, summed: bool
+) -> None:
+    """Checksums that are missing, or that fit, let it come as far as onnxruntime."""
+    victim, other, *_ = own.ids
+    folder = own.avatars / f"lipsync_{victim}"
+    graph = folder / "1/model.onnx"
+    kept = {path: keep(path) for path in (graph, folder / SUMS_FILE)}
+    async with AvatarPool([served.url], FORGIVING) as pool, LipstreamClient(served.url) as client:
+        await pool.pin(other)
+        await client.unload(victim)
+        before = ready_models(served)
+        broken(graph)
+        if summed:
+            record_sums(folder)
+        else:
+            (folder / SUMS_FILE).unlink()
+        struck_s = time.monotonic()
+        with pytest.raises(ServerError) as caught:
+            await pool.pin(victim)
+        assert time.monotonic() - struck_s <= FAILS_WITHIN_S
+        assert f"lipsync_{victim}" in str(caught.value)
+        assert not re.search(r"Traceback|\.py", str(caught.value))
+        assert "damaged: its SHA-256" not in str(caught.value)
+        _log.info("%s: %s", broken.__name__, caught.value)
+        # Nothing of the avatar is left, and all else is there.
+        assert ready_models(served) == before
+        assert not any(victim in name for name in before)
+        await no_process_stays(served, folder.name)
+        assert await shows_itself(pool, other, own)
+        for path, copy in kept.items():
+            put_back(copy, path)
+        async with asyncio.timeout(BACK_WITHIN_S):
+            await lease_when_forgiven(pool, victim)
+        assert await shows_itself(pool, victim, own)
+
+
+async def no_process_stays(served: Served, model: str) -> None:
+    """Neither of the load that failed, nor of the one that was unloaded before it."""
+    async with asyncio.timeout(BACK_WITHIN_S):
+        while served.stubs(model):
+            await asyncio.sleep(0.05)
+
+
+def ready_models(served: Served) -> set[str]:
+    with InferenceServerClient(served.url) as client:
+        return {model.name for model in client.get_model_repository_index().models if model.state == "READY"}
+
+
+async def shows_itself(pool: AvatarPool, avatar: str, own: Catalogue) -> bool:
+    """Whether the avatar speaks, with its own face in every frame."""
+    async with pool.lease(avatar) as lease:
+        speech = lease.client.speak(avatar, noise(FRAMES, 0), rects=True)
+        frames = [frame async for frame in speech]
+    return len(frames) == FRAMES and all(
+        shows(avatar, frame.jpeg, frame.rect or (), own.source) for frame in frames
+    )
 
 
 async def lease_when_forgiven(pool: AvatarPool, avatar: str) -> None:

@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 VIEWERS = 8
 WARM_S = 120
 FULL_S = 3.0
+MOST = (2, 4)
+"""Avatars that are loaded at a time, of four that are watched: with 2 of them, they come and go all the while."""
 _OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
 _MOUNT = 'mount -t tmpfs -o size=192m tmpfs /dev/shm && mount -t tmpfs -o size=48m tmpfs "$0" && exec "$@"'
 
@@ -73,22 +75,29 @@ def full(folder: Path) -> Iterator[None]:
         filler.unlink()
 
 
-async def test_shared_memory_that_is_full_for_a_while(confined: Confined, catalogue: Catalogue) -> None:
+@pytest.mark.parametrize("most", MOST)
+async def test_shared_memory_that_is_full_for_a_while(
+    confined: Confined, catalogue: Catalogue, most: int
+) -> None:
     async with (
-        AvatarPool([confined.served.url], PoolSettings(most=4)) as pool,
+        AvatarPool([confined.served.url], PoolSettings(most=most, failed_s=1)) as pool,
         viewers(pool, catalogue.ids, VIEWERS, catalogue.source) as streams,
     ):
         await streams.each_served_since(0, WARM_S)
         struck_s = time.monotonic()
         with full(confined.shared_memory):
             await asyncio.sleep(FULL_S)
+            await three_asked_for_since(streams, struck_s)
         await back(streams, "shared memory full")
     check_errors(streams, struck_s)
 
 
-async def test_triton_that_dies_while_shared_memory_is_full(confined: Confined, catalogue: Catalogue) -> None:
+@pytest.mark.parametrize("most", MOST)
+async def test_triton_that_dies_while_shared_memory_is_full(
+    confined: Confined, catalogue: Catalogue, most: int
+) -> None:
     async with (
-        AvatarPool([confined.served.url], PoolSettings(most=4)) as pool,
+        AvatarPool([confined.served.url], PoolSettings(most=most, failed_s=1)) as pool,
         viewers(pool, catalogue.ids, VIEWERS, catalogue.source) as streams,
     ):
         await streams.each_served_since(0, WARM_S)
@@ -100,9 +109,12 @@ async def test_triton_that_dies_while_shared_memory_is_full(confined: Confined, 
     check_errors(streams, struck_s)
 
 
-async def test_a_disk_that_is_full_while_triton_dies(confined: Confined, catalogue: Catalogue) -> None:
+@pytest.mark.parametrize("most", MOST)
+async def test_a_disk_that_is_full_while_triton_dies(
+    confined: Confined, catalogue: Catalogue, most: int
+) -> None:
     async with (
-        AvatarPool([confined.served.url], PoolSettings(most=4)) as pool,
+        AvatarPool([confined.served.url], PoolSettings(most=most, failed_s=1)) as pool,
         viewers(pool, catalogue.ids, VIEWERS, catalogue.source) as streams,
     ):
         await streams.each_served_since(0, WARM_S)
@@ -110,12 +122,20 @@ async def test_a_disk_that_is_full_while_triton_dies(confined: Confined, catalog
         with full(confined.disk):
             # Serving needs no disk but for the log, and loses at most that.
             await streams.each_served_since(time.monotonic(), WARM_S)
+            await three_asked_for_since(streams, struck_s)
             assert not any(utterance.error for utterance in streams.all())
             struck_s = time.monotonic()
             os.kill(confined.served.triton, signal.SIGKILL)
             await asyncio.sleep(FULL_S)
         await back(streams, "Triton killed with the disk full")
     check_errors(streams, struck_s)
+
+
+async def three_asked_for_since(streams: Viewers, moment_s: float) -> None:
+    """Return when so many avatars were, well or not: where 2 are loaded at a time, others were loaded for it."""
+    await streams.until(
+        lambda: len({u.avatar for u in streams.all() if u.began_s >= moment_s}) > MOST[0], WARM_S
+    )
 
 
 async def back(streams: Viewers, fault: str) -> None:

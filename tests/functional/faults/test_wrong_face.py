@@ -22,6 +22,7 @@ import tritonclient.grpc
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
+from client import LipstreamClient
 from compositor_backend import contract
 from compositor_backend.manifest import MANIFEST_NAME
 from export.avatar import MODEL_FILE
@@ -327,3 +328,44 @@ def test_a_loaded_avatar_keeps_its_network_until_it_is_loaded_anew(house: House)
         house.unload()
         assert DRAWN in house.refusal(house.victim, own)
     house.serves(house.victim)
+
+
+def idle_frames(house: House) -> list[bytes]:
+    """The idle frames of the avatar that the clones were made from: it alone has any."""
+    inputs = {
+        "AVATAR": np.array([SOURCE.encode()], object),
+        "FRAME_INDEX": np.arange(FRAMES, dtype=np.int32),
+    }
+    return list(ask(house.server.grpc_url, contract.IDLE_FRAMES_MODEL.name, inputs)["JPEG"])
+
+
+@contextmanager
+def changed_source(house: House, **fields: Any) -> Iterator[None]:
+    """The manifest of that avatar, which stays loaded, says something else."""
+    path = house.ensemble(SOURCE) / MANIFEST_NAME
+    former = path.read_bytes()
+    change_manifest(house.ensemble(SOURCE), **fields)
+    try:
+        yield
+    finally:
+        put(path, former)
+
+
+@pytest.mark.parametrize("field", ["network_key", "idle_key"])
+def test_idle_frames_that_another_network_drew_are_an_error(house: House, field: str) -> None:
+    """No network runs for them, so nothing gives an AVATAR_KEY that could be compared."""
+    expected = idle_frames(house)
+    with changed_source(house, **{field: 1}), pytest.raises(InferenceServerException, match=DRAWN):
+        idle_frames(house)
+    assert idle_frames(house) == expected
+
+
+async def test_a_client_shows_an_avatar_whose_idle_frames_bear_no_key(house: House) -> None:
+    """They were imported before there were any keys in them; the avatar's ensemble gives the same."""
+    expected = idle_frames(house)
+    silence = np.zeros(FRAMES * contract.SAMPLES_PER_FRAME, np.int16)
+    with changed_source(house, idle_key=None):
+        with pytest.raises(InferenceServerException, match="has no idle frames that say which network"):
+            idle_frames(house)
+        async with LipstreamClient(house.server.grpc_url) as client:
+            assert [frame.jpeg async for frame in client.speak(SOURCE, silence)] == expected

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,18 @@ import pytest
 from numpy.typing import NDArray
 
 from compositor_backend.compositor import compose
-from compositor_backend.errors import NoIdleFramesError, PackError, TensorError, UnknownAvatarError
+from compositor_backend.errors import (
+    NoIdleFramesError,
+    PackError,
+    TensorError,
+    UnknownAvatarError,
+    WrongNetworkError,
+)
 from compositor_backend.idle_frames import IdleFrames
+from compositor_backend.manifest import Manifest
 from compositor_backend.pack import AvatarPack, PackCache
 from export.pack_writer import write_idle
-from tests.support.scenes import keys, mouths, textured, write_avatar
+from tests.support.scenes import KEY, keys, mouths, textured, write_avatar
 from tests.unit.compositor_backend.test_pack import rewrite
 
 FRAMES = 11
@@ -48,6 +56,32 @@ def test_a_frame_is_what_the_compositor_makes_of_its_mouth(folder: Path) -> None
 def test_an_avatar_without_them_is_named(tmp_path: Path) -> None:
     folder = write_avatar(tmp_path, [textured(64, 48, 1)], [(10, 10, 40, 40)], family="160")
     with pytest.raises(NoIdleFramesError, match="AVATAR 'ann' has no idle frames"):
+        ask(folder, 0)
+
+
+def change_manifest(folder: Path, **changes: Any) -> None:
+    dataclasses.replace(Manifest.load(folder), **changes).save(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "came", "wanted"), [({"network_key": 5}, KEY, 5), ({"idle_key": 7}, 7, KEY)]
+)
+def test_frames_that_another_network_drew_are_an_error(
+    folder: Path, changes: dict[str, int], came: int, wanted: int
+) -> None:
+    change_manifest(folder, **changes)
+    with pytest.raises(
+        WrongNetworkError,
+        match=f"AVATAR_KEY is {came}; {wanted} is wanted: the idle frames were not drawn by lipsync_ann",
+    ):
+        ask(folder, 0)
+
+
+def test_frames_of_which_nobody_knows_who_drew_them_are_not_shown(folder: Path) -> None:
+    change_manifest(folder, idle_key=None)
+    with pytest.raises(
+        NoIdleFramesError, match=r"AVATAR 'ann' has no idle frames that say .* import it again"
+    ):
         ask(folder, 0)
 
 

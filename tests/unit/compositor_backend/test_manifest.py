@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from compositor_backend.errors import PackError
-from compositor_backend.manifest import PACK_FILES, FileEntry, Manifest
+from compositor_backend.manifest import IDLE_FILES, PACK_FILES, FileEntry, Manifest
 
 GOOD = Manifest(
     id="ann",
@@ -57,7 +57,35 @@ def test_an_avatar_may_have_no_encoder() -> None:
     assert Manifest.from_json(silent.to_json()) == silent
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Manifest)])
+def with_idle_frames(key: int | None) -> Manifest:
+    files = dict(GOOD.files) | dict.fromkeys(IDLE_FILES, GOOD.files["faces"])
+    return dataclasses.replace(GOOD, files=files, idle_key=key)
+
+
+@pytest.mark.parametrize("key", [None, 2**63 - 1])
+def test_idle_frames_may_bear_a_key(key: int | None) -> None:
+    manifest = with_idle_frames(key)
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_a_manifest_from_before_there_was_an_idle_key_is_read() -> None:
+    value = json.loads(with_idle_frames(None).to_json())
+    del value["idle_key"]
+    assert Manifest.from_json(json.dumps(value)) == with_idle_frames(None)
+    assert Manifest.from_json(without("idle_key")) == GOOD
+
+
+def test_an_idle_key_that_is_none_is_named() -> None:
+    text = json.dumps(json.loads(with_idle_frames(1).to_json()) | {"idle_key": "1"})
+    with pytest.raises(PackError, match=r"^idle_key in avatar\.json is a text; an integer is wanted"):
+        Manifest.from_json(text)
+    with pytest.raises(PackError, match=r"^idle_key in avatar\.json is there without idle frames; null is"):
+        Manifest.from_json(altered(idle_key=1))
+
+
+@pytest.mark.parametrize(
+    "name", [field.name for field in dataclasses.fields(Manifest) if field.name != "idle_key"]
+)
 def test_a_missing_field_is_named(name: str) -> None:
     with pytest.raises(PackError, match=rf"^avatar\.json lacks the field '{name}'$"):
         Manifest.from_json(without(name))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -147,6 +148,7 @@ def assert_idle_frames_are_the_networks(folder: Path) -> None:
         silence = np.full((4, 32, 16, 16), -4, np.float32)  # what `encoder_graph` makes of it
         mouths, keys = drawn_mouth(pack.faces, silence), np.full((4, 1), KEY, np.int64)
         assert [pack.idle_jpeg(n) for n in range(4)] == compose(pack, np.arange(4), mouths, keys)
+        assert pack.manifest.idle_key == pack.manifest.network_key
         pack.verify()
 
 
@@ -163,6 +165,22 @@ def test_damaged_idle_frames_are_found(sources: Sources) -> None:
     path = build(sources) / "idle_data.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     assert any("idle_data.npy is damaged" in text for text in findings(sources.avatars))
+
+
+def test_idle_frames_of_another_network_are_found(sources: Sources) -> None:
+    folder = build(sources)
+    manifest = Manifest.load(folder)
+    dataclasses.replace(manifest, idle_key=1).save(folder)
+    (text,) = findings(sources.avatars)
+    assert f"the key 1 drew the idle frames; {KEY}, the avatar's own, is wanted" in text
+
+
+def test_idle_frames_from_before_they_bore_a_key_are_no_fault_and_told(sources: Sources) -> None:
+    folder = build(sources)
+    dataclasses.replace(Manifest.load(folder), idle_key=None).save(folder)
+    assert findings(sources.avatars) == []
+    texts = [finding.text for finding in check_avatars(sources.avatars)]
+    assert any("its idle frames bear no key, import it again" in text for text in texts)
 
 
 def test_a_stamp_is_kept_with_the_avatar(sources: Sources) -> None:

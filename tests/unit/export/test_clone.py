@@ -167,6 +167,7 @@ def test_there_are_no_idle_frames_since_they_show_the_sources_network(catalogue:
     assert "idle_data" in Manifest.load(catalogue / "avatar_ann").files
     folder = catalogue / "avatar_ann-00001"
     assert set(Manifest.load(folder).files) == set(PACK_FILES)
+    assert Manifest.load(folder).idle_key is None
     assert not any((folder / f"{name}.npy").exists() for name in IDLE_FILES)
     assert not (folder / "stamp.txt").exists()
 
@@ -363,6 +364,105 @@ def test_damage_to_what_sets_a_clone_apart_is_found(
     spoil(avatars / "lipsync_bob" / "1" / CLONE_FILE)
     (found,) = (finding.text for finding in check_avatars(avatars) if not finding.good)
     assert re.search(error, found)
+
+
+# --- a source that is imported again meanwhile ---
+@pytest.fixture
+def newer(tmp_path: Path) -> Sources:
+    """The avatar ``ann`` of other frames, in a repository of its own."""
+    sources = Sources.write(tmp_path / "newer", seed=50)
+    build_avatar(sources.settings(), open_frames(sources.frames), BOXES)
+    return sources
+
+
+def template(avatars: Path, avatar_id: str) -> list[bytes]:
+    """The pixels that the avatar's frames show."""
+    with AvatarPack(avatars / f"avatar_{avatar_id}") as pack:
+        pack.verify()
+        return [pack.region_pixels(number).tobytes() for number in range(pack.frames)]
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_clones_are_all_of_the_import_that_they_began_with(avatars: Path, newer: Sources, after: int) -> None:
+    former = template(avatars, "ann")
+
+    def import_again(_what: str, made: int, _of: int) -> None:
+        if made == after:
+            again = newer.settings(avatars=avatars, replace=True)
+            build_avatar(again, open_frames(newer.frames), BOXES)
+
+    clone_avatars(avatars, "ann", IDS, import_again)
+    assert all(finding.good for finding in check_avatars(avatars))
+    assert template(avatars, "ann") == template(newer.avatars, "ann") != former
+    for avatar_id in IDS:
+        assert template(avatars, avatar_id) == former
+
+
+def test_what_a_killed_import_of_the_source_had_ready_is_cloned(avatars: Path, newer: Sources) -> None:
+    stage = avatars / ".staging-killed"
+    names = ["lipsync_ann", "avatar_ann", "features_ann"]
+    for name in names:
+        shutil.copytree(newer.avatars / name, stage / name)
+    (stage / "ready.json").write_text(json.dumps(names))
+    clone_avatars(avatars, "ann", IDS)
+    assert all(finding.good for finding in check_avatars(avatars))
+    for avatar_id in ("ann", *IDS):
+        assert template(avatars, avatar_id) == template(newer.avatars, "ann")
+
+
+def test_nothing_but_clones_appears_or_stays(avatars: Path) -> None:
+    clone_avatars(avatars, "ann", ["x"])
+    assert models(avatars) == of("ann", "x") | {"audio_encoder_tiny"}
+    assert not list(avatars.glob(".staging-*"))
+
+
+# --- a disk that is full ---
+FULL_DISK = """
+import os, sys
+from pathlib import Path
+from compositor_backend.errors import LipstreamError
+from export.clone import clone_avatars
+avatars, ids = Path(sys.argv[1]), sys.argv[2:]
+
+def listing():
+    return sorted(str(path) for path in avatars.rglob("*"))
+
+before = listing()
+for pages in (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 30, 40, 60, 1000):
+    filler = avatars.parent / "filler"
+    free = os.statvfs(avatars)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, free.f_bavail - pages) * free.f_frsize)
+    try:
+        clone_avatars(avatars, "ann", ids)
+        print(pages, "made")
+        break
+    except LipstreamError as error:
+        print(pages, error)
+        assert listing() == before, set(listing()) ^ set(before)
+    finally:
+        filler.unlink()
+"""
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(avatars: Path, tmp_path: Path) -> None:
+    """At whatever point it gets full; needs root, for a small disk of its own."""
+    mounts = ["unshare", "--mount", "--propagation", "private"]
+    if not shutil.which(mounts[0]) or subprocess.run([*mounts, "true"], capture_output=True).returncode:
+        pytest.skip("mounts of one's own are not allowed here")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    # The repository is copied there, and what follows it is run.
+    mount = 'mount -t tmpfs -o size=16m tmpfs "$0" && cp -a "$1" "$0/avatars" && shift && exec "$@"'
+    command = [*mounts, "sh", "-c", mount, str(disk), str(avatars), sys.executable, "-c", FULL_DISK]
+    command += [str(disk / "avatars"), *IDS]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    *refused, made = ended.stdout.splitlines()
+    assert len(refused) > 5
+    for line in refused:
+        assert line.split(" ", 1)[1] == f"{disk / 'avatars'} cannot be written: No space left on device"
+    assert made.endswith(" made")
 
 
 # --- processes that are killed ---

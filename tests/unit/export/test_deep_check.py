@@ -189,7 +189,7 @@ def test_idle_frames_of_which_only_the_last_is_stale(avatars: Path) -> None:
     mouths[3] = 255 - mouths[3]
     manifest = Manifest.load(folder)
     kept = {name: entry for name, entry in manifest.files.items() if not name.startswith("idle")}
-    dataclasses.replace(manifest, files=kept).save(folder)
+    dataclasses.replace(manifest, files=kept, idle_key=None).save(folder)
     for name in ("idle_data", "idle_offsets"):
         (folder / f"{name}.npy").unlink()
     write_idle(folder, [mouths])
