@@ -72,6 +72,11 @@ class TritonHttp:
             for model in answer["model_stats"]
         ]
 
+    def states(self) -> dict[str, str]:
+        """Of each model that has been loaded since Triton began: READY, LOADING, UNLOADING or UNAVAILABLE."""
+        index = json.loads(self._ask("POST", "/v2/repository/index", {}))
+        return {model["name"]: model["state"] for model in index if model.get("state")}
+
     def pending(self, model: str) -> int:
         """Requests that wait for a process of the model."""
         text = self._ask("GET", "/metrics", port=self._metrics_port).decode()

@@ -58,6 +58,8 @@ STOPPED_S = 1.0
 """How long a stopped stub may take to go on; until then requests to it fail."""
 REPAIR_S = 30.0
 """How long Triton may take to load a model."""
+LEFT_BEHIND_S = 60.0
+"""How long an unloaded model's process may live: twice as long as the last of its requests."""
 REPAIRS = 5
 REPAIRS_WITHIN_S = 60.0
 """A model that has to be loaded anew more often than that is beyond repair."""
@@ -137,6 +139,8 @@ class _Seen:
     buried: set[int] = field(default_factory=set)
     dead_s: dict[int, float] = field(default_factory=dict)
     stopped_s: dict[int, float] = field(default_factory=dict)
+    unloaded_s: dict[int, float] = field(default_factory=dict)
+    """Since when the models of living stubs have not been loaded, by process id."""
     silent: int = 0
     progress: dict[str, _Progress] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
@@ -347,6 +351,7 @@ class Watch:
             return
         self._seen.silent = 0
         self._note(counts)
+        self._look_at_left_behind()
         self._look_at_missing(do)
         for model, progress in self._seen.progress.items():
             if progress.silent >= SILENT_ANSWERS:
@@ -361,6 +366,30 @@ class Watch:
         for count in common:
             self._look_at_model(http, seen.progress[count.name], count)
         return counts
+
+    def _look_at_left_behind(self) -> None:
+        """Kill the processes of models that are no longer loaded.
+
+        Triton leaves one behind that has had a request fail for want of shared memory (server issue 7481).
+        """
+        seen, now = self._seen, self._clock()
+        unloaded = [pid for pid, folder in seen.folders.items() if folder.parent.name not in seen.loaded]
+        seen.unloaded_s = {pid: seen.unloaded_s.get(pid, now) for pid in unloaded}
+        late = [pid for pid, since_s in seen.unloaded_s.items() if now - since_s >= LEFT_BEHIND_S]
+        if not late:
+            return
+        try:
+            states = self._server.http.states()
+        except ServerError:  # then it is for the next look
+            return
+        for pid in late:
+            model = seen.folders[pid].parent.name
+            seen.unloaded_s[pid] = now
+            if states.get(model) in ("LOADING", "READY"):  # an engine may be minutes in the making
+                continue
+            _log.warning("process %d of %s, which is not loaded, is left behind; it is killed", pid, model)
+            with suppress(ProcessLookupError):
+                self._kill(pid, signal.SIGKILL)
 
     def _look_at_missing(self, do: Do) -> None:
         """Load again what somebody has unloaded without which nothing can be served."""

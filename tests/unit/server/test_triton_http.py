@@ -41,6 +41,9 @@ nv_inference_count{model="pen",version="1"} 100
 """
 
 
+INDEX = [{"name": "pen", "version": "1", "state": "READY"}, {"name": "ink"}]
+
+
 class Answers:
     """What the server answers, by path, and what it was sent."""
 
@@ -169,3 +172,8 @@ def test_who_listens_and_says_nothing_is_silent() -> None:
         port = mute.getsockname()[1]
         with pytest.raises(TritonSilentError, match="timed out"):
             TritonHttp("127.0.0.1", port, port, timeout_s=0.05).counts()
+
+
+def test_states_of_the_models_that_were_ever_loaded(triton: TritonHttp, answers: Answers) -> None:
+    answers.give("/v2/repository/index", INDEX)
+    assert triton.states() == {"pen": "READY"}

@@ -19,6 +19,7 @@ from server.watch import (
     ASK_EACH_S,
     FIRST_PAUSE_S,
     HOLDS_S,
+    LEFT_BEHIND_S,
     MOST_PENDING,
     PROBE_EACH_S,
     REPAIRS,
@@ -42,6 +43,7 @@ class FakeHttp:
         self.on_load: Callable[[], None] = lambda: None
         self.hung: set[str] = set()
         self.waiting = 0
+        self.other_states: dict[str, str] = {}
         self.unloadable: set[str] = set()
         self.said: list[str] = []
 
@@ -64,6 +66,9 @@ class FakeHttp:
         if self.refusing:
             raise TritonRefusedError("who has no key is not told")
         return True
+
+    def states(self) -> dict[str, str]:
+        return {**dict.fromkeys(self.models, "READY"), **self.other_states}
 
     def pending(self, _model: str) -> int:
         return self.waiting
@@ -185,6 +190,24 @@ def test_a_dead_stubs_model_is_loaded_anew_once(scene: Scene) -> None:
     assert scene.watch.health.repairs == 1
     assert scene.watch.health.trouble == "a process of lipsync_may died"
     assert scene.server.starts == []
+
+
+@pytest.mark.parametrize("state", ["UNLOADING", "UNAVAILABLE"])
+def test_a_stub_that_an_unload_has_left_behind_is_killed(scene: Scene, state: str) -> None:
+    del scene.http.models["lipsync_may"]
+    scene.http.other_states["lipsync_may"] = state
+    scene.pass_s(LEFT_BEHIND_S - 1)
+    assert scene.killed == []
+    scene.pass_s(2 * ASK_EACH_S)
+    assert (103, signal.SIGKILL) in scene.killed
+    assert {pid for pid, _ in scene.killed} == {103}
+
+
+def test_a_model_that_takes_long_to_load_is_left_alone(scene: Scene) -> None:
+    del scene.http.models["lipsync_may"]
+    scene.http.other_states["lipsync_may"] = "LOADING"
+    scene.pass_s(5 * LEFT_BEHIND_S)
+    assert scene.killed == []
 
 
 def test_two_dead_stubs_of_a_model_are_one_repair(scene: Scene) -> None:
