@@ -93,7 +93,7 @@ lint: $(VENV)/.test ## ruff (lint and format) and mypy --strict
 	@$(VENV)/bin/mypy
 
 test: $(VENV)/.test lint ## Everything: lint, types, unit tests, functional tests on a real Triton
-	@$(PY) -m pytest --numprocesses 2 --dist loadgroup
+	@$(PY) -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 unit: $(VENV)/.test ## The tests that need no Triton
 	@$(PY) -m pytest -m 'not functional'
