@@ -30,6 +30,8 @@ import hashlib
 import math
 import os
 import re
+import resource
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -320,6 +322,9 @@ class _Known:
 class PackCache:
     """The open packs of one process: at most `budget_bytes` of them, the least recently used goes first.
 
+    Each mapped file is an open file to Python (until 3.13), so packs take no more than half of those that the process
+    may have open.
+
     A pack that nobody asked for in `idle_s` seconds goes as well, and its files are unmapped; a thread of its own sees
     to it where no requests come. A pack that goes lives on while somebody holds it. The last one opened stays even if
     it exceeds the budget alone. Safe to use from several threads.
@@ -442,12 +447,18 @@ class PackCache:
             self._known.popitem(last=False)
 
     def _evict(self) -> None:
-        while len(self._known) > 1 and self._mapped_bytes() > self._budget_bytes:
+        most = _most_packs()
+        while len(self._known) > 1 and (len(self._known) > most or self._mapped_bytes() > self._budget_bytes):
             self._known.popitem(last=False)
 
     def _mapped_bytes(self) -> int:
         packs = (known.found for known in self._known.values())
         return sum(pack.nbytes for pack in packs if isinstance(pack, AvatarPack))
+
+
+def _most_packs() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft // 2 // len(_DATA_FILES)
 
 
 def _is_over(known: _Known, state: _State) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import resource
 import selectors
 import shutil
 import signal
@@ -22,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 SHARED_MEMORY = Path("/dev/shm")
+MOST_FILES = 65_536
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -94,6 +96,18 @@ def remove_shared_memory(prefix: str, folder: Path = SHARED_MEMORY) -> None:
         path.unlink(missing_ok=True)
 
 
+def allow_open_files() -> None:
+    """Let this process and those that it starts have more files open than the 1024 of a usual shell.
+
+    Each client of Triton's is one, and each mapped file of an avatar. Not all that the system might allow: programs
+    that close every possible file take long then.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < MOST_FILES:
+        wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def main(arguments: Sequence[str]) -> int:
     """Supervise the command in `arguments`; standard input is the control pipe."""
     parser = argparse.ArgumentParser(prog="server.supervisor")
@@ -102,6 +116,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--stop-timeout-s", type=float, required=True)
     parser.add_argument("command", nargs="+")
     options = parser.parse_args(arguments)
+    allow_open_files()
     try:
         return Supervisor(options.command, sys.stdin.fileno(), options.stop_timeout_s).run()
     finally:

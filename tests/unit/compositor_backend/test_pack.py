@@ -271,6 +271,26 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     assert cache.get("b") is not second
 
 
+def test_packs_leave_the_process_half_of_its_open_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"a{number}" for number in range(12)]
+    for name in names:
+        add_avatar(tmp_path, name)
+
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    cache = PackCache(tmp_path, 1 << 40)
+    first, before = cache.get(names[0]), open_files()
+    monkeypatch.setattr("resource.getrlimit", lambda _which: (100, 100))
+    for name in names[1:]:
+        cache.get(name)
+        assert open_files() <= before + 50
+    assert cache.get(names[-1]) is cache.get(names[-1])
+    assert cache.get(names[0]) is not first
+
+
 def test_an_evicted_pack_lives_on_while_it_is_held(tmp_path: Path) -> None:
     for name in ("a", "b"):
         add_avatar(tmp_path, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,6 +16,21 @@ from server.settings import ROOT
 from server.supervisor import SHARED_MEMORY, remove_shared_memory
 
 PREFIX = f"lipstream_test_{os.getpid()}_"
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted"), [(256, 1000, 1000), (256, 70_000, 65_536), (300, 300, 300)]
+)
+def test_more_files_may_be_open_than_in_a_usual_shell(soft: int, hard: int, wanted: int) -> None:
+    if hard > resource.getrlimit(resource.RLIMIT_NOFILE)[1]:
+        pytest.skip("fewer files are allowed here")
+    script = (
+        "import resource\nfrom server.supervisor import allow_open_files\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
+        "allow_open_files()\nprint(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert said.stdout.strip() == f"({wanted}, {hard})", said.stderr
 
 
 @pytest.fixture
