@@ -54,6 +54,8 @@ SILENT_ANSWERS = 2
 """So many times in a row Triton may leave its statistics, or a model its probe, unanswered."""
 MISSING_LOOKS = 2
 """In so many statistics in a row a shared model has to be missing: while it is loaded anew it is not there either."""
+REFUSED_ANSWERS = 5
+"""So many times in a row Triton may refuse its statistics before a person is told."""
 STOPPED_S = 1.0
 """How long a stopped stub may take to go on; until then requests to it fail."""
 REPAIR_S = 30.0
@@ -142,6 +144,7 @@ class _Seen:
     unloaded_s: dict[int, float] = field(default_factory=dict)
     """Since when the models of living stubs have not been loaded, by process id."""
     silent: int = 0
+    refused: int = 0
     progress: dict[str, _Progress] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
     """In how many statistics in a row each of the shared models was missing."""
@@ -343,13 +346,14 @@ class Watch:
                 raise _Lost(f"Triton does not answer: {error}") from error
             return
         except TritonRefusedError as error:
-            # It answers, so that a new one would help nothing: this is for a person to mend.
+            # It answers, so that a new one would help nothing. Once is no trouble: a model was just being unloaded.
             self._seen.silent = 0
+            self._seen.refused += 1
             text = f"Triton does not tell what is loaded: {error}"
-            if text != self._health.trouble:
+            if self._seen.refused >= REFUSED_ANSWERS and text != self._health.trouble:
                 self._trouble(text)
             return
-        self._seen.silent = 0
+        self._seen.silent = self._seen.refused = 0
         self._note(counts)
         self._look_at_left_behind()
         self._look_at_missing(do)

@@ -22,6 +22,7 @@ from server.watch import (
     LEFT_BEHIND_S,
     MOST_PENDING,
     PROBE_EACH_S,
+    REFUSED_ANSWERS,
     REPAIRS,
     STOPPED_S,
     Watch,
@@ -436,6 +437,16 @@ def test_a_watch_all_of_whose_looks_fail_is_not_live(scene: Scene, monkeypatch: 
     monkeypatch.setattr(scene.server, "stubs", fail)
     scene.watch.run(Stop(10, pass_ten_seconds))
     assert not scene.watch.health.live
+
+
+def test_statistics_that_are_refused_for_a_moment_are_no_trouble(scene: Scene) -> None:
+    """Triton refuses them all while one model is just being unloaded."""
+    for _ in range(2 * REFUSED_ANSWERS):
+        scene.http.refusing = True
+        scene.pass_s(ASK_EACH_S)
+        scene.http.refusing = False
+        scene.pass_s(2 * ASK_EACH_S)
+    assert scene.watch.health.trouble == ""
 
 
 def test_a_triton_that_refuses_its_statistics_is_not_silent(scene: Scene) -> None:
