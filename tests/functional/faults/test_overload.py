@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from client import AvatarPool, LipstreamClient, PoolFullError, PoolSettings
+from client import AvatarPool, LipstreamClient, PoolFullError, PoolSettings, ServerBusyError
 from perf.scenarios import LiveLog, live_streams, most_streams
 from tests.functional.faults.conftest import Catalogue
 from tests.support.served import Served, serving
@@ -42,7 +42,11 @@ async def test_streams_that_were_there_keep_their_rate(served: Served, catalogue
 
     async def keeps_up(streams: int) -> bool:
         async with LipstreamClient(served.url) as client:
-            return (await live_streams(client, avatar, pcm, streams, TRIAL_S)).late_share <= LATE_SHARE / 2
+            try:
+                log = await live_streams(client, avatar, pcm, streams, TRIAL_S)
+            except ServerBusyError:  # a queue is full before frames are late
+                return False
+            return log.late_share <= LATE_SHARE / 2
 
     capacity = await most_streams(keeps_up, MOST_TRIED)
     assert capacity > 1, "too slow for this test"
