@@ -99,7 +99,7 @@ unit: $(VENV)/.test ## The tests that need no Triton
 	@$(PY) -m pytest -m 'not functional'
 
 # LIPSTREAM_PATIENCE: how many times longer than promised a fault may be felt; here nothing else is to run.
-faults: $(VENV)/.test ## Strike a running server in every way there is, while viewers look at each frame (15 minutes)
+faults: $(VENV)/.test ## Strike a running server in every way there is, while viewers look at each frame (8 minutes)
 	@LIPSTREAM_PATIENCE=1 LIPSTREAM_MALFORMED=10000 $(PY) -m pytest tests/functional/faults tests/functional/chain/test_damaged_avatar.py -m 'not storm and not soak' --log-cli-level=INFO
 
 storms: $(VENV)/.test ## 11,000 avatars and 2,000 leases; two storms of evictions; 2,000 unloads (40 minutes)
