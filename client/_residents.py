@@ -26,7 +26,7 @@ from client.errors import (
     SessionError,
 )
 
-_TIDY_S = 5.0
+_STRANDED_S = 5.0
 """How long a pool that is closed waits for a server to unload what nobody has any more."""
 _MEMORY_CHECK_S = 1.0
 """How often a server is asked again whose memory others may give back."""
@@ -100,7 +100,8 @@ class Residents:
         self._unload = unload
         self._unload_once = unload_once
         self._stranded: set[str] = set()
-        self._tidying = asyncio.Lock()
+        """Avatars that may be loaded though they have no place: a load or an unload of theirs has failed."""
+        self._unloading_stranded = asyncio.Lock()
         self._closed = False
         self._settings = settings
         self._figures = figures
@@ -193,7 +194,7 @@ class Residents:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._tidy(), _TIDY_S)
+            await asyncio.wait_for(self._unload_stranded(), _STRANDED_S)
 
     def _give(self, resident: _Resident) -> None:
         resident.leases -= 1
@@ -246,7 +247,7 @@ class Residents:
     async def _load_within_bounds(self, resident: _Resident) -> None:
         async with self._loads:
             try:
-                await self._tidy()
+                await self._unload_stranded()
                 # Until it has succeeded: a load that fails may have come half the way.
                 self._stranded.add(resident.avatar)
                 with self._figures.loading():
@@ -277,10 +278,10 @@ class Residents:
             raise error.again() from error.__cause__
         del self._failed[avatar]
 
-    # --- what has no place and may be loaded all the same ---
-    async def _tidy(self) -> None:
+    # --- stranded avatars ---
+    async def _unload_stranded(self) -> None:
         """Unload what a load or an unload that failed may have left: before each load, and at once if that works."""
-        async with self._tidying:
+        async with self._unloading_stranded:
             for avatar in sorted(self._stranded - self._residents.keys()):
                 if avatar in self._residents:  # by now, and its load waits for this
                     continue
@@ -383,7 +384,7 @@ class Residents:
         if self._forget(resident):
             self._places += 1
             if resident.avatar in self._stranded and not self._closed:
-                self._start(self._tidy())
+                self._start(self._unload_stranded())
             if self._short is not None and not self._short.done():
                 self._short.set_result(None)
             self._assign_places()

@@ -215,6 +215,8 @@ class AvatarPool:
                 errors.append(error)
             else:
                 return server
+        # Others may have been given streams meanwhile.
+        crowded = [server for server in crowded if not (stream and server.streams.full)]
         if crowded:
             try:
                 return await _first_to_take(crowded, avatar, stream=stream)

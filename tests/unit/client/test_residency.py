@@ -875,6 +875,29 @@ class TestSeveralServers:
             await settle()
         assert max(stage.most_loaded for stage in stages) == 1
 
+    async def test_a_stream_that_somebody_takes_meanwhile_is_not_given_twice(self) -> None:
+        full, roomy = stages = [Stage(url=f"memory:{number}") for number in range(2)]
+        async with opened(*stages, most=2, streams=2) as pool, AsyncExitStack() as leases:
+            for name in NAMES[:4]:
+                await pool.pin(name)
+            mine, theirs = ([name for name in NAMES[:4] if name in stage.loaded] for stage in stages)
+            for name in theirs:
+                pool.unpin(name)
+            # Both of that server's avatars can leave, and one is wanted away: it is looked at after the full one.
+            roomy.unload_gate.clear()
+            roomy.errors["a5"] = ServerFaultError("broken", url=roomy.url)
+            first = asyncio.create_task(visit(pool, "a4"))
+            await settle()
+            second = asyncio.create_task(visit(pool, "a5"))
+            await settle()
+            for name in mine:
+                await leases.enter_async_context(pool.lease(name))
+            roomy.unload_gate.set()
+            await asyncio.wait_for(first, 20)
+            with pytest.raises(PoolFullError, match=f"all 2 streams of {full.url} are taken"):
+                await asyncio.wait_for(second, 20)
+            assert pool.figures.value("streams") == 2
+
     async def test_who_gives_up_waiting_at_all_of_them_leaves_nothing(self) -> None:
         stages = [Stage(url=f"memory:{number}") for number in range(2)]
         async with opened(*stages, most=1, streams=9, wait_s=0.05) as pool, AsyncExitStack() as leases:
