@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -105,6 +106,8 @@ class AvatarPool:
         ]
         self._retry = retry or POOL_RETRY
         self._pins: dict[str, _Server] = {}
+        self._awaited: Counter[str] = Counter()
+        """How many wait for a lease or a pin on an avatar."""
         self._exposition: tuple[WSGIServer, Thread] | None = None
 
     @asynccontextmanager
@@ -190,8 +193,14 @@ class AvatarPool:
         try:
             if stream and all(server.streams.full for server in self._servers):
                 raise self._no_stream()
-            self.figures.asked(hit=any(server.residents.holds(avatar) for server in self._servers))
-            return await retrying(lambda: self._take_once(avatar, stream=stream), self._retry)
+            held = any(server.residents.holds(avatar) for server in self._servers)
+            # Whoever waits for one that is just leaving has it loaded for all who come meanwhile.
+            self.figures.asked(hit=held or avatar in self._awaited)
+            self._awaited[avatar] += 1
+            try:
+                return await retrying(lambda: self._take_once(avatar, stream=stream), self._retry)
+            finally:
+                self._awaited -= Counter((avatar,))
         except PoolFullError as error:
             self.figures.refused.labels(error.full).inc()
             raise

@@ -25,8 +25,7 @@ GPU_SLOT = "gpu_slot"
 QUEUE_DELAY_US = 500
 """How long a batch waits for others: requests that come together run together, and none is held up noticeably."""
 GPU_QUEUE = 128
-CPU_QUEUE = 64
-"""Requests that may wait for a network: the embedded server's are 16 clients with four requests under way each."""
+"""Requests that may wait for a network: those of 32 clients with four under way each."""
 ENCODER_MAX_BATCH = 64
 """At least `contract.MAX_WINDOWS`, the windows of one request."""
 ENCODER_GPU_INSTANCES = 2
@@ -78,7 +77,8 @@ def write_audio_encoder(folder: Path, name: str) -> None:
 
 def gpu_config(model: Model, max_batch: int, instances: int) -> pb.ModelConfig:
     """The production config of an ONNX graph: `instances` on each GPU, taking turns with all other avatars'."""
-    config = _onnx_config(model, max_batch, GPU_QUEUE)
+    config = _onnx_config(model, max_batch)
+    config.dynamic_batching.default_queue_policy.max_queue_size = GPU_QUEUE
     group = config.instance_group.add(count=instances, kind=pb.ModelInstanceGroup.KIND_GPU)
     group.rate_limiter.resources.add(name=GPU_SLOT, count=1)
     config.model_warmup.extend(_warm_up(model, batch) for batch in (1, max_batch))
@@ -86,8 +86,8 @@ def gpu_config(model: Model, max_batch: int, instances: int) -> pb.ModelConfig:
 
 
 def cpu_config(model: Model, max_batch: int) -> pb.ModelConfig:
-    """The config of an ONNX graph for a machine without a GPU."""
-    config = _onnx_config(model, max_batch, CPU_QUEUE)
+    """The config of an ONNX graph for a machine without a GPU; no bound on its queue, which costs speed there."""
+    config = _onnx_config(model, max_batch)
     config.instance_group.add(count=CPU_INSTANCES, kind=pb.ModelInstanceGroup.KIND_CPU)
     config.model_warmup.append(_warm_up(model, 1))
     return config
@@ -143,12 +143,11 @@ def read_config(path: Path) -> pb.ModelConfig:
 
 
 # --- messages ---
-def _onnx_config(model: Model, max_batch: int, queue: int) -> pb.ModelConfig:
+def _onnx_config(model: Model, max_batch: int) -> pb.ModelConfig:
     config = pb.ModelConfig(name=model.name, backend="onnxruntime", max_batch_size=max_batch)
     config.default_model_filename = "model.onnx"
     _add_tensors(config, model, batched=True)
     config.dynamic_batching.max_queue_delay_microseconds = QUEUE_DELAY_US
-    config.dynamic_batching.default_queue_policy.max_queue_size = queue
     return config
 
 
@@ -199,11 +198,11 @@ _BATCH_NOTES = (
     "max_batch_size: rows of a batch at most; dims leave that dimension out.",
     f"dynamic_batching: requests of all clients that come within {QUEUE_DELAY_US / 1000:g} ms run as one. No "
     "preferred sizes: what is there is run, since waiting for a full batch would hold up speech.",
-    "max_queue_size: so many requests may wait, and one more is refused at once. A longer queue would give everybody "
-    "frames too late to be shown, and hold their memory; who is refused can come back or go elsewhere.",
 )
 _GPU_NOTES = (
     *_BATCH_NOTES,
+    "max_queue_size: so many requests may wait, and one more is refused at once. A longer queue would give everybody "
+    "frames too late to be shown, and hold their memory; who is refused can come back or go elsewhere.",
     "instance_group: so many executions can be under way on a GPU, each with a copy of the weights. Each takes one "
     f"of the server's resources {GPU_SLOT!r}, so that all avatars' networks together keep to its number. No "
     "execution accelerator: onnxruntime's CUDA provider computes.",
@@ -211,6 +210,8 @@ _GPU_NOTES = (
 )
 _CPU_NOTES = (
     *_BATCH_NOTES,
+    "No default_queue_policy: with one Triton 2.51 forms a batch only when an instance waits for it, and where few "
+    "cores are shared with the network that costs a seventh of the frames. Pools bound the streams instead.",
     "instance_group: one session, whose threads take the cores that there are (intra_op_thread_count sets another "
     "number); a second would compete for them, and hold the weights again.",
     "model_warmup: a run at load, so that no client pays for the first one.",

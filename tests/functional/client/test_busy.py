@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from client import Frame, LipstreamClient, RetryPolicy, ServerBusyError
-from export.model_configs import CPU_QUEUE
+from export.model_configs import GPU_QUEUE
 from server.launcher import TritonServer
 from tests.functional.client.fake_avatars import add_gated_avatar, write_repository
 from tests.functional.client.test_client import requests_of
@@ -29,7 +29,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("busy")
     write_repository(folder, ["demo"])
     add_gated_avatar(folder, "gated", QUEUE)
-    add_gated_avatar(folder, "crowded", CPU_QUEUE)
+    add_gated_avatar(folder, "crowded", GPU_QUEUE)
     return folder
 
 
@@ -84,7 +84,7 @@ async def test_a_flood_is_refused_beyond_the_queue_and_the_rest_is_answered(
         assert await utterance(client, "gated", 99) == wanted("gated", 99)
 
 
-async def test_an_embedded_network_holds_16_clients_with_four_requests_each(
+async def test_a_networks_queue_holds_32_clients_with_four_requests_each(
     triton: TritonServer, repository: Path
 ) -> None:
     pcm = noise(20 * FRAME)
@@ -93,12 +93,12 @@ async def test_an_embedded_network_holds_16_clients_with_four_requests_each(
         async def speak() -> list[Frame]:
             return [frame async for frame in client.speak("crowded", pcm, chunk_frames=5, in_flight=4)]
 
-        asked = await requests_of(client, "ears") + 64
-        speaking = [asyncio.create_task(speak()) for _ in range(16)]
+        asked = await requests_of(client, "ears") + GPU_QUEUE
+        speaking = [asyncio.create_task(speak()) for _ in range(32)]
         # The gate is closed: none has an answer, and all of them are past the step before the network.
         await asyncio.wait_for(until_asked(client, "ears", asked), WAIT_S)
         (repository / "crowded.gate").touch()
-        assert await asyncio.wait_for(asyncio.gather(*speaking), WAIT_S) == [frames_of(pcm, "crowded")] * 16
+        assert await asyncio.wait_for(asyncio.gather(*speaking), WAIT_S) == [frames_of(pcm, "crowded")] * 32
 
 
 async def test_a_client_that_tries_again_gets_all_of_its_frames(triton: TritonServer, gate: Path) -> None:

@@ -200,6 +200,34 @@ class TestEviction:
             assert pool.figures.hits == hits
             assert pool.resident["memory:1"] == list(held)
 
+    async def test_of_all_who_want_one_back_that_leaves_only_the_first_is_a_miss(self) -> None:
+        stage = Stage()
+        async with opened(stage, most=1) as pool:
+            await visit(pool, "a0")
+            stage.unload_gate.clear()
+            other = asyncio.create_task(visit(pool, "a1"))
+            await settle()  # a0 is on its way out
+            waiting = [asyncio.create_task(visit(pool, "a0")) for _ in range(2)]
+            await settle()
+            stage.unload_gate.set()
+            await asyncio.gather(other, *waiting)
+            assert (pool.figures.hits, pool.figures.misses, pool.figures.loads) == (1, 3, 3)
+
+    async def test_whoever_gave_up_waiting_for_one_that_leaves_no_longer_counts(self) -> None:
+        stage = Stage()
+        async with opened(stage, most=1) as pool:
+            await visit(pool, "a0")
+            stage.unload_gate.clear()
+            other = asyncio.create_task(visit(pool, "a1"))
+            await settle()
+            waiting = asyncio.create_task(visit(pool, "a0"))
+            await settle()
+            waiting.cancel()
+            stage.unload_gate.set()
+            await other
+            await visit(pool, "a0")
+            assert (pool.figures.hits, pool.figures.misses, pool.figures.loads) == (0, 4, 3)
+
     async def test_what_is_leased_stays_and_who_waits_gets_the_first_place_that_is_free(self) -> None:
         stage = Stage()
         async with opened(stage) as pool, AsyncExitStack() as second:

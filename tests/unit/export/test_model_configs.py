@@ -62,12 +62,17 @@ def test_networks_are_the_contracts(tmp_path: Path, network: Network) -> None:
         assert not config.HasField("optimization")
 
 
-def test_queues_are_bounded_and_hold_16_clients_with_four_requests_each(tmp_path: Path) -> None:
+def test_production_bounds_queues_and_the_embedded_server_has_no_policy(tmp_path: Path) -> None:
+    """There a policy, however wide, costs a seventh of the frames."""
     for name, (config, _, _) in lipsync_and_encoder(tmp_path, AVE).items():
-        queue = config.dynamic_batching.default_queue_policy.max_queue_size
-        assert queue == (64 if "embedded" in name else 128)
-    text = (tmp_path / "l" / "config.pbtxt").read_text(encoding="utf-8").replace("\n#   ", " ")
-    assert "max_queue_size: so many requests may wait, and one more is refused at once." in text
+        batching = config.dynamic_batching
+        assert batching.HasField("default_queue_policy") == ("embedded" not in name)
+        assert batching.default_queue_policy.max_queue_size == (0 if "embedded" in name else 128)
+    for config, note in (
+        ("config.pbtxt", "max_queue_size: "),
+        ("configs/embedded.pbtxt", "No default_queue_policy: "),
+    ):
+        assert f"# {note}" in (tmp_path / "l" / config).read_text(encoding="utf-8")
 
 
 def test_a_unets_batch_is_a_request_of_the_largest_size(tmp_path: Path) -> None:
