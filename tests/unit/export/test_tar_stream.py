@@ -104,7 +104,7 @@ def test_other_archives_are_called_by_their_names(tmp_path: Path, magic: bytes, 
     [
         (b"", "is cut off"),
         (b"hello" * 300, "is no tar, or damaged"),
-        (gzip.compress(b"hello" * 300), "is no tar"),
+        (gzip.compress(b"hello" * 300, mtime=0), "is no tar"),
     ],
 )
 def test_what_is_no_archive(tmp_path: Path, data: bytes, error: str) -> None:
