@@ -210,8 +210,8 @@ _GPU_NOTES = (
 )
 _CPU_NOTES = (
     *_BATCH_NOTES,
-    "No default_queue_policy: with one Triton 2.51 forms a batch only when an instance waits for it, and where few "
-    "cores are shared with the network that costs a seventh of the frames. Pools bound the streams instead.",
+    "No default_queue_policy: on 2 cores, with Triton 2.51, one cost a seventh of the frames. Pools bound the streams "
+    "instead.",
     "instance_group: one session, whose threads take the cores that there are (intra_op_thread_count sets another "
     "number); a second would compete for them, and hold the weights again.",
     "model_warmup: a run at load, so that no client pays for the first one.",

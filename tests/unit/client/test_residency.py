@@ -122,6 +122,15 @@ async def visit(pool: AvatarPool, *avatars: str) -> None:
             await see(lease)
 
 
+async def displace_a0(pool: AvatarPool, stage: Stage) -> asyncio.Task[None]:
+    """The visit to a1 that makes a0 leave a full pool; a0 is on its way out until `stage.unload_gate` opens."""
+    await visit(pool, "a0")
+    stage.unload_gate.clear()
+    visiting = asyncio.create_task(visit(pool, "a1"))
+    await settle()
+    return visiting
+
+
 class TestLeases:
     async def test_an_avatar_is_loaded_before_its_lease_begins_and_stays_after_it(self) -> None:
         stage = Stage()
@@ -203,10 +212,7 @@ class TestEviction:
     async def test_of_all_who_want_one_back_that_leaves_only_the_first_is_a_miss(self) -> None:
         stage = Stage()
         async with opened(stage, most=1) as pool:
-            await visit(pool, "a0")
-            stage.unload_gate.clear()
-            other = asyncio.create_task(visit(pool, "a1"))
-            await settle()  # a0 is on its way out
+            other = await displace_a0(pool, stage)
             waiting = [asyncio.create_task(visit(pool, "a0")) for _ in range(2)]
             await settle()
             stage.unload_gate.set()
@@ -216,10 +222,7 @@ class TestEviction:
     async def test_whoever_gave_up_waiting_for_one_that_leaves_no_longer_counts(self) -> None:
         stage = Stage()
         async with opened(stage, most=1) as pool:
-            await visit(pool, "a0")
-            stage.unload_gate.clear()
-            other = asyncio.create_task(visit(pool, "a1"))
-            await settle()
+            other = await displace_a0(pool, stage)
             waiting = asyncio.create_task(visit(pool, "a0"))
             await settle()
             waiting.cancel()
@@ -466,10 +469,7 @@ class TestFailures:
     async def test_who_waits_for_an_unload_that_hangs_is_told(self) -> None:
         stage = Stage()
         async with opened(stage, most=1, wait_s=0.01) as pool:
-            await visit(pool, "a0")
-            stage.unload_gate.clear()
-            other = asyncio.create_task(visit(pool, "a1"))
-            await settle()
+            other = await displace_a0(pool, stage)
             with pytest.raises(PoolFullError, match=r"'a0' waited 0.01 s .* it is still being unloaded"):
                 await visit(pool, "a0")
             stage.unload_gate.set()
@@ -479,10 +479,7 @@ class TestFailures:
     async def test_nothing_is_loaded_once_the_pool_is_closed(self) -> None:
         stage = Stage()
         async with opened(stage, most=1) as pool:
-            await visit(pool, "a0")
-            stage.unload_gate.clear()
-            leaving = asyncio.create_task(visit(pool, "a1"))
-            await settle()
+            leaving = await displace_a0(pool, stage)
             back = asyncio.create_task(visit(pool, "a0"))
             await settle()
         for task in (leaving, back):
