@@ -133,6 +133,6 @@ def _check_keys(keys: NDArray[Any], frames: int, pack: AvatarPack) -> None:
     wrong = keys[keys != wanted]
     if wrong.size:
         raise WrongNetworkError(
-            f"{AVATAR_KEY.name} is {wrong[0]}; {wanted} is wanted: "
-            f"the mouth was not drawn by {pack.manifest.network}, the network of {pack.manifest.id!r}"
+            f"expected {AVATAR_KEY.name} {wanted}, got {wrong[0]}: "
+            f"the mouth was not drawn by the network of {pack.manifest.id!r}"
         )

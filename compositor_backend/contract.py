@@ -58,43 +58,89 @@ class Tensor:
         return "TYPE_STRING" if self.dtype == "BYTES" else f"TYPE_{self.dtype}"
 
 
+# --- what clients send and get ---
 AVATAR = Tensor("AVATAR", "BYTES", (1,))
 FRAME_INDEX = Tensor("FRAME_INDEX", "INT32", (-1,))
 PCM = Tensor("PCM", "INT16", (-1,))
 JPEG = Tensor("JPEG", "BYTES", (-1,))
 RECT = Tensor("RECT", "INT32", (-1, 4))
+REGION = Tensor("REGION", "BYTES", (-1,))
+"""The changed part of each frame, a baseline JPEG of REGION_RECT."""
+REGION_RECT = Tensor("REGION_RECT", "INT32", (-1, 4))
+MANIFEST = Tensor("MANIFEST", "BYTES", (-1,))
+OFFSET = Tensor("OFFSET", "INT32", (1,))
+LIMIT = Tensor("LIMIT", "INT32", (1,))
+FRAME_OUTPUTS = (JPEG, RECT, REGION, REGION_RECT)
+"""What `avatar`, `avatar_from_features` and `idle_frames` give, each only if it is asked for."""
+
+# --- what goes between the models ---
 MEL = Tensor("MEL", "FP32", (-1, 1, MEL_BANDS, MEL_FRAMES_PER_WINDOW))
-EMBEDDING = Tensor("EMBEDDING", "FP32", (-1, EMBEDDING_SIZE))
+EMBEDDING = Tensor("EMBEDDING", "FP32", (-1, -1))
+"""A row for each mel window: 512 numbers of the avatar's audio encoder, or the window's own 80 x 16 numbers for a
+network that takes mel itself."""
+AVATAR_ROWS = Tensor("AVATAR_ROWS", "BYTES", (-1, 1))
+"""AVATAR once for each row of a batch."""
+FRAME_INDEX_ROWS = Tensor("FRAME_INDEX_ROWS", "INT32", (-1, 1))
+ROW_AVATAR = Tensor("AVATAR", "BYTES", (-1, 1))
+"""AVATAR as a model with a batch dimension takes it."""
+ROW_FRAME_INDEX = Tensor("FRAME_INDEX", "INT32", (-1, 1))
 AVATAR_KEY = Tensor("AVATAR_KEY", "INT64", (-1, 1))
-# The sizes of these three depend on the avatar's network family; the shared models take any.
-FACE = Tensor("FACE", "UINT8", (-1, 3, -1, -1))
+# The sizes of these depend on the avatar's network family; the models take any.
 MOUTH = Tensor("MOUTH", "UINT8", (-1, -1, -1, 3))
 AUDIO = Tensor("AUDIO", "FP32", (-1, -1, -1, -1))
 FEATURES = Tensor("FEATURES", "FP32", (-1, -1, -1, -1))
-"""Ready audio features on their way into `avatar_frames`, where they are checked and handed on as AUDIO."""
+"""Ready audio features on their way into `audio_windows`, where they are checked and handed on as AUDIO."""
+FACE = Tensor("FACE", "UINT8", (-1, 3, -1, -1))
+"""Input of a network's graph; never on the wire: `lipsync` reads it from the avatar's folder."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """Inputs and outputs of a model that all avatars share; `optional` names inputs that may be left out."""
+    """Inputs and outputs of a Triton model, or of an ONNX graph.
+
+    `optional` names inputs that may be left out. `max_batch_size` is 0 where a request's first dimension is its own.
+    """
 
     name: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     optional: frozenset[str] = frozenset()
+    max_batch_size: int = 0
 
 
-AUDIO_FEATURES_MODEL = Model("audio_features", (PCM, FRAME_INDEX), (MEL,))
-AVATAR_FRAMES_MODEL = Model(
-    "avatar_frames",
-    (AVATAR, FRAME_INDEX, EMBEDDING, FEATURES, MEL),
-    (FACE, AUDIO),
-    optional=frozenset({"EMBEDDING", "FEATURES", "MEL"}),
+AUDIO_FEATURES_MODEL = Model("audio_features", (AVATAR, FRAME_INDEX, PCM), (MEL, AVATAR_ROWS))
+AUDIO_ENCODER_MODEL = Model("audio_encoder", (ROW_AVATAR, MEL), (EMBEDDING,), max_batch_size=MAX_WINDOWS)
+AUDIO_WINDOWS_MODEL = Model(
+    "audio_windows",
+    (AVATAR, FRAME_INDEX, EMBEDDING, FEATURES),
+    (AUDIO, AVATAR_ROWS, FRAME_INDEX_ROWS),
+    optional=frozenset({"EMBEDDING", "FEATURES"}),
 )
-COMPOSITOR_MODEL = Model("compositor", (AVATAR, FRAME_INDEX, MOUTH, AVATAR_KEY), (JPEG, RECT))
-IDLE_FRAMES_MODEL = Model("idle_frames", (AVATAR, FRAME_INDEX), (JPEG, RECT))
-"""What `avatar_<id>` gives where all of PCM is silence, rendered at import: no network runs."""
-SHARED_MODELS = (AUDIO_FEATURES_MODEL, AVATAR_FRAMES_MODEL, COMPOSITOR_MODEL, IDLE_FRAMES_MODEL)
+LIPSYNC_MODEL = Model(
+    "lipsync", (ROW_AVATAR, ROW_FRAME_INDEX, AUDIO), (MOUTH, AVATAR_KEY), max_batch_size=MAX_FRAMES
+)
+COMPOSITOR_MODEL = Model("compositor", (AVATAR, FRAME_INDEX, MOUTH, AVATAR_KEY), FRAME_OUTPUTS)
+IDLE_FRAMES_MODEL = Model("idle_frames", (AVATAR, FRAME_INDEX), FRAME_OUTPUTS)
+"""What `avatar` gives where all of PCM is silence, rendered at import: no network runs."""
+CATALOG_MODEL = Model(
+    "catalog", (AVATAR, OFFSET, LIMIT), (MANIFEST,), optional=frozenset({"AVATAR", "OFFSET", "LIMIT"})
+)
+AVATAR_ENSEMBLE = Model("avatar", (AVATAR, FRAME_INDEX, PCM), FRAME_OUTPUTS)
+FEATURES_ENSEMBLE = Model("avatar_from_features", (AVATAR, FRAME_INDEX, AUDIO), FRAME_OUTPUTS)
+ENSEMBLES = (AVATAR_ENSEMBLE, FEATURES_ENSEMBLE)
+MODELS = (
+    AUDIO_FEATURES_MODEL,
+    AUDIO_ENCODER_MODEL,
+    AUDIO_WINDOWS_MODEL,
+    LIPSYNC_MODEL,
+    COMPOSITOR_MODEL,
+    IDLE_FRAMES_MODEL,
+    CATALOG_MODEL,
+    *ENSEMBLES,
+)
+"""All models of the model repository."""
+AVATAR_ID_METADATA = "x-avatar-id"
+"""gRPC metadata of every call about one avatar, by which a balancer can keep its requests on one server."""
 
 
 def face_tensor(size_px: int) -> Tensor:
@@ -112,69 +158,24 @@ def audio_tensor(shape: tuple[int, ...]) -> Tensor:
     return Tensor(AUDIO.name, AUDIO.dtype, (-1, *shape))
 
 
-def lipsync_model(name: str, size_px: int, audio_shape: tuple[int, ...]) -> Model:
-    """Inputs and outputs of an avatar's U-Net."""
+def network_graph(size_px: int, audio_shape: tuple[int, ...]) -> Model:
+    """Inputs and outputs of a U-Net's ONNX graph."""
     inputs = (face_tensor(size_px), audio_tensor(audio_shape))
-    return Model(name, inputs, (mouth_tensor(size_px), AVATAR_KEY))
+    return Model("network", inputs, (mouth_tensor(size_px), AVATAR_KEY))
 
 
-def audio_encoder_model(name: str) -> Model:
-    """Inputs and outputs of an audio encoder."""
-    return Model(name, (MEL,), (EMBEDDING,))
-
-
-def avatar_ensemble(avatar_id: str) -> Model:
-    """Inputs and outputs of the ensemble that takes speech."""
-    return Model(avatar_ensemble_name(avatar_id), (AVATAR, FRAME_INDEX, PCM), (JPEG, RECT))
-
-
-def features_ensemble(avatar_id: str, audio_shape: tuple[int, ...]) -> Model:
-    """Inputs and outputs of the ensemble that takes ready audio features."""
-    inputs = (AVATAR, FRAME_INDEX, audio_tensor(audio_shape))
-    return Model(features_ensemble_name(avatar_id), inputs, (JPEG, RECT))
-
-
-# --- names ---
-AVATAR_PREFIX = "avatar_"
-FEATURES_PREFIX = "features_"
-LIPSYNC_PREFIX = "lipsync_"
-ENCODER_PREFIX = "audio_encoder_"
-RESERVED_IDS = frozenset({AVATAR_FRAMES_MODEL.name.removeprefix(AVATAR_PREFIX)})
-"""Ids whose ensemble would bear the name of a shared model."""
+ENCODER_GRAPH = Model("encoder", (MEL,), (Tensor(EMBEDDING.name, EMBEDDING.dtype, (-1, EMBEDDING_SIZE)),))
+"""Inputs and outputs of an audio encoder's ONNX graph."""
 
 
 def check_avatar_id(value: str) -> str:
     """`value` itself if it is an avatar id, `AvatarIdError` otherwise; call it before any path is built."""
     if AVATAR_ID_PATTERN.fullmatch(value) is None:
         raise AvatarIdError(
-            f"AVATAR {_shorten(value)} is not an avatar id: 1 to 64 of a-z, 0-9, '_' and '-' are wanted, "
+            f"AVATAR {_shorten(value)} is not an avatar id: expected 1 to 64 of a-z, 0-9, '_' and '-', "
             "a letter or digit first"
         )
-    if value in RESERVED_IDS:
-        raise AvatarIdError(
-            f"AVATAR '{value}' is no avatar id: the model {AVATAR_PREFIX}{value} is shared by all"
-        )
     return value
-
-
-def avatar_ensemble_name(avatar_id: str) -> str:
-    """Triton's name of the ensemble that takes speech."""
-    return AVATAR_PREFIX + check_avatar_id(avatar_id)
-
-
-def features_ensemble_name(avatar_id: str) -> str:
-    """Triton's name of the ensemble that takes ready audio features."""
-    return FEATURES_PREFIX + check_avatar_id(avatar_id)
-
-
-def lipsync_name(avatar_id: str) -> str:
-    """Triton's name of the avatar's U-Net."""
-    return LIPSYNC_PREFIX + check_avatar_id(avatar_id)
-
-
-def audio_encoder_name(encoder: str) -> str:
-    """Triton's name of an audio encoder; its short name follows the rule for avatar ids."""
-    return ENCODER_PREFIX + check_avatar_id(encoder)
 
 
 def avatar_key(checkpoint_sha256: str) -> int:

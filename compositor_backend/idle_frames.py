@@ -52,17 +52,9 @@ def _check_drawn_by_its_network(pack: AvatarPack) -> None:
     """No network runs that could give an AVATAR_KEY: the one that drew the idle frames left its own in the manifest."""
     manifest = pack.manifest
     if not pack.has_idle:
-        raise NoIdleFramesError(
-            f"AVATAR {manifest.id!r} has no idle frames: it has no audio encoder, or was imported "
-            "before there were any; ask its ensemble"
-        )
-    if manifest.idle_key is None:
-        raise NoIdleFramesError(
-            f"AVATAR {manifest.id!r} has no idle frames that say which network drew them: it was imported before they "
-            "did; import it again, or ask its ensemble"
-        )
+        raise NoIdleFramesError(f"AVATAR {manifest.id!r} has no idle frames: it has no audio encoder")
     if manifest.idle_key != manifest.network_key:
         raise WrongNetworkError(
-            f"{AVATAR_KEY.name} is {manifest.idle_key}; {manifest.network_key} is wanted: "
-            f"the idle frames were not drawn by {manifest.network}, the network of {manifest.id!r}"
+            f"expected {AVATAR_KEY.name} {manifest.network_key}, got {manifest.idle_key}: "
+            f"the idle frames were not drawn by the network of {manifest.id!r}"
         )

@@ -1,6 +1,12 @@
-"""`avatar.json`: what an avatar pack is, read strictly.
+"""`avatar.json`: what an avatar folder holds, read strictly.
 
-Everything that opens a pack trusts its manifest, so nothing in it is guessed: a missing field, a field too
+    avatars/<id>/
+      avatar.json          the manifest
+      network.onnx         the lip-sync network; network.fp16.onnx beside it where a GPU is to serve it
+      encoder.onnx         the audio encoder, of an avatar that needs one to take speech
+      *.npy                the pack (`compositor_backend.pack`)
+
+Everything that opens an avatar trusts its manifest, so nothing in it is guessed: a missing field, a field too
 many, a wrong type or a value out of range is a `PackError` with one sentence that names file and field.
 """
 
@@ -14,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compositor_backend.contract import AVATAR_ID_PATTERN, FRAME_RATE_HZ, LIPSYNC_PREFIX, MEL
+from compositor_backend.contract import AVATAR_ID_PATTERN, FRAME_RATE_HZ, MEL
 from compositor_backend.errors import PackError
 from compositor_backend.geometry import FAMILIES, MCU_SIZES_PX
 
 MANIFEST_NAME = "avatar.json"
-FORMAT = 2
+FORMAT = 3
 BLENDS = ("hard", "feather")
 PACK_FILES = (
     "faces",
@@ -33,6 +39,9 @@ PACK_FILES = (
 """The arrays of a pack; each lies beside the manifest as ``<name>.npy``."""
 IDLE_FILES = ("idle_data", "idle_offsets")
 """Those of an avatar that can also be shown while nobody speaks: both of them, or neither."""
+NETWORK, NETWORK_FP16, ENCODER = "network", "network.fp16", "encoder"
+GRAPHS = (NETWORK, NETWORK_FP16, ENCODER)
+"""The ONNX graphs of an avatar; each lies beside the manifest as ``<name>.onnx``. The first is always there."""
 
 MAX_SIDE_PX = 65_500
 """libjpeg's limit on a side of an image."""
@@ -55,18 +64,29 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class GraphEntry:
+    """One ONNX graph: its file's size in bytes and SHA-256 (hex), and the memory that one row of a batch takes.
+
+    `row_bytes` is the most that activations take at a time while one row is computed, in the graph's own precision.
+    """
+
+    bytes: int
+    sha256: str
+    row_bytes: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The content of ``avatar.json``.
 
-    `width` and `height` are those of the frames in px, `frames` their number, `fps` always 25.
-    `family` is the network's (one of `geometry.FAMILIES`), `audio_mode` the name of its audio input ("ave", "hubert",
-    "wenet", "mel"), `audio_shape` that input's shape without the batch dimension, `encoder` the short name of the
-    audio encoder (None where the network needs none, or features come from the client), `network` the Triton model,
-    its own or one that avatars share, `network_key` what its AVATAR_KEY output must be.
+    `width` and `height` are the frames' in px, `frames` the number of template frames (≥ 1), `family` the network
+    family ("328", "160", "wav2lip-96" …), `audio_mode` the kind of its audio input ("ave", "hubert", "wenet", "mel"),
+    `audio_shape` that input's shape without the batch dimension. `network_key` is the AVATAR_KEY that its network
+    gives.
     `quality` (1 to 100), `subsampling` ("420", "422", "444") and `restart_interval` (MCUs) are the JPEG's.
-    `files` maps the names in `PACK_FILES`, and in `IDLE_FILES` if there are any, to what lies on disk.
-    `idle_key` is the AVATAR_KEY of the network that drew the idle frames; None where there are none, and where they
-    were made before manifests said so.
+    `files` maps the names in `PACK_FILES`, and in `IDLE_FILES` if there are any, to what lies on disk; `graphs` those
+    of `GRAPHS` that there are. `idle_key` is the AVATAR_KEY of the network that drew the idle frames, None where there
+    are none.
     """
 
     id: str
@@ -76,8 +96,6 @@ class Manifest:
     family: str
     audio_mode: str
     audio_shape: tuple[int, ...]
-    encoder: str | None
-    network: str
     network_key: int
     quality: int
     subsampling: str
@@ -85,19 +103,20 @@ class Manifest:
     blend: str
     created_by: str
     files: Mapping[str, FileEntry]
+    graphs: Mapping[str, GraphEntry]
     fps: int = FRAME_RATE_HZ
     format: int = FORMAT
     idle_key: int | None = None
 
     @property
-    def hears_mel(self) -> bool:
-        """Whether the network hears mel windows themselves, without an encoder."""
+    def takes_mel(self) -> bool:
+        """Whether the network takes mel windows themselves, without an encoder."""
         return self.audio_shape == MEL.shape[1:]
 
     @property
-    def hears_speech(self) -> bool:
-        """Whether the avatar is served speech (``avatar_<id>``), and not ready features only."""
-        return self.hears_mel or self.encoder is not None
+    def takes_pcm(self) -> bool:
+        """Whether the avatar can be sent speech, and not ready features only."""
+        return self.takes_mel or ENCODER in self.graphs
 
     def to_json(self) -> str:
         """The text of ``avatar.json``: indented, a line feed at the end."""
@@ -147,15 +166,13 @@ class _Reader:
         self._only([field.name for field in dataclasses.fields(Manifest)])
         files = self._files()
         return Manifest(
-            id=self.name("id"),
+            id=self._id(),
             width=self.integer("width", 1, MAX_SIDE_PX),
             height=self.integer("height", 1, MAX_SIDE_PX),
             frames=self.integer("frames", 1, 2**31 - 1),
             family=self.choice("family", tuple(FAMILIES)),
             audio_mode=self.text("audio_mode"),
             audio_shape=self.shape("audio_shape"),
-            encoder=None if self._get("encoder") is None else self.name("encoder"),
-            network=self._network(),
             network_key=self._key("network_key"),
             quality=self.integer("quality", 1, 100),
             subsampling=self.choice("subsampling", tuple(MCU_SIZES_PX)),
@@ -163,6 +180,7 @@ class _Reader:
             blend=self.choice("blend", BLENDS),
             created_by=self.text("created_by"),
             files=files,
+            graphs=self._graphs(),
             fps=self.integer("fps", FRAME_RATE_HZ, FRAME_RATE_HZ),
             idle_key=self._idle_key(files),
         )
@@ -188,12 +206,6 @@ class _Reader:
             raise self._wrong(name, _shorten(value), " or ".join(choices))
         return value
 
-    def name(self, field: str) -> str:
-        value = self.text(field)
-        if AVATAR_ID_PATTERN.fullmatch(value) is None:
-            raise self._wrong(field, _shorten(value), f"a name that matches {AVATAR_ID_PATTERN.pattern}")
-        return value
-
     def digest(self, name: str) -> str:
         value = self.text(name)
         if _SHA256.fullmatch(value) is None:
@@ -206,23 +218,33 @@ class _Reader:
             raise self._wrong(name, _shorten(value), "a list of positive integers")
         return tuple(value)
 
+    def _id(self) -> str:
+        value = self.text("id")
+        if AVATAR_ID_PATTERN.fullmatch(value) is None:
+            raise self._wrong("id", _shorten(value), f"a name that matches {AVATAR_ID_PATTERN.pattern}")
+        return value
+
     def _key(self, name: str) -> int:
         return self.integer(name, -(2**63), 2**63 - 1)
 
     def _idle_key(self, files: Mapping[str, FileEntry]) -> int | None:
-        """A manifest from before there was such a field lacks it."""
-        if self._fields.get("idle_key") is None:
+        if self._get("idle_key") is None and IDLE_FILES[0] not in files:
             return None
-        if not files.keys() >= set(IDLE_FILES):
+        if IDLE_FILES[0] not in files:
             raise self._wrong("idle_key", "there without idle frames", "null")
         return self._key("idle_key")
 
-    def _network(self) -> str:
-        value = self.text("network")
-        tail = value.removeprefix(LIPSYNC_PREFIX)
-        if tail == value or AVATAR_ID_PATTERN.fullmatch(tail) is None:
-            raise self._wrong("network", _shorten(value), f"{LIPSYNC_PREFIX} and a name")
-        return value
+    def _graphs(self) -> dict[str, GraphEntry]:
+        entries = _Reader(f"graphs of {self._source}", self._get("graphs"))
+        entries._only(list(GRAPHS))
+        entries._get(NETWORK)
+        return {name: entries._graph(name) for name in GRAPHS if name in entries._fields}
+
+    def _graph(self, name: str) -> GraphEntry:
+        entry = _Reader(f"{name} in {self._source}", self._get(name))
+        entry._only([field.name for field in dataclasses.fields(GraphEntry)])
+        size, row = entry.integer("bytes", 1, 2**63 - 1), entry.integer("row_bytes", 1, 2**63 - 1)
+        return GraphEntry(size, entry.digest("sha256"), row)
 
     def _files(self) -> dict[str, FileEntry]:
         entries = _Reader(f"files of {self._source}", self._get("files"))

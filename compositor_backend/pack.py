@@ -1,6 +1,6 @@
 """The avatar pack: everything about an avatar that does not depend on speech, mapped from disk.
 
-A pack is the folder ``avatar_<id>`` with a manifest (`compositor_backend.manifest`) and plain ``.npy`` files:
+A pack lies in the avatar's folder, as plain ``.npy`` files beside the manifest (`compositor_backend.manifest`):
 
 ==============  ================  ====================================================================
 file            dtype, shape      content
@@ -45,7 +45,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from compositor_backend.contract import avatar_ensemble_name
+from compositor_backend.contract import check_avatar_id
 from compositor_backend.errors import DamagedAvatarError, PackError, UnknownAvatarError
 from compositor_backend.geometry import FAMILIES, Region, SegmentGrid, check_box
 from compositor_backend.jpeg import Header, JpegSettings, encode, marker_codes, read_header
@@ -381,7 +381,7 @@ class PackCache:
         raise _damaged(avatar_id) from PackError(f"{pack.folder} is being written to")
 
     def _look(self, avatar_id: str) -> tuple[_State, AvatarPack]:
-        folder = self._folder / avatar_ensemble_name(avatar_id)
+        folder = self._folder / check_avatar_id(avatar_id)
         with self._lock:
             self._drop_idle()
             try:

@@ -3,7 +3,7 @@
 ========================  ================  ==============================================
 environment               model parameter   meaning
 ========================  ================  ==============================================
-LIPSTREAM_AVATARS         avatars_folder    folder that holds ``avatar_<id>/``; by default
+LIPSTREAM_AVATARS         avatars_folder    folder that holds the avatars' folders; default 
                                             ``avatars`` beside the model repository
 LIPSTREAM_PACK_CACHE_MIB  pack_cache_mib    avatar packs that one process keeps open, in
                                             MiB of mapped file; by default 8192
