@@ -17,13 +17,13 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from compositor_backend.errors import DamagedAvatarError, RequestError, TensorError
+from compositor_backend.errors import BusyError, DamagedAvatarError, RequestError, TensorError
 from compositor_backend.memory import Rest
 from compositor_backend.settings import Settings, read_settings
 
 Tensors = dict[str, NDArray[Any]]
-Handler = Callable[[Tensors], Mapping[str, NDArray[Any]]]
-"""Answers one request: input tensors by name to output tensors by name.
+Handler = Callable[[Tensors, frozenset[str]], Mapping[str, NDArray[Any]]]
+"""Answers one request: input tensors by name, and the names of the outputs asked for, to output tensors by name.
 
 BYTES tensors are object arrays of `bytes`. Optional inputs that did not come are absent.
 Inputs are views of Triton's memory: not to be written to, nor kept.
@@ -40,40 +40,109 @@ def model_settings(args: Mapping[str, str]) -> Settings:
     return read_settings(os.environ, parameters, Path(args["model_repository"]))
 
 
-def serve(requests: Iterable[Any], handle: Handler) -> list[Any]:
-    """One response for each request, in order; a request that fails takes no other with it.
+def log_warning(text: str) -> None:
+    """Write a line to Triton's log."""
+    pb_utils.Logger.log_warn(text)
 
-    A `RequestError` is answered with its text, as an invalid argument. Anything else is the server's fault:
-    it goes to the log whole, under an id, and the caller gets the id; of a `DamagedAvatarError` the text as well.
-    """
-    responses = [_respond(request, handle) for request in requests]
+
+def serve(requests: Iterable[Any], handle: Handler) -> list[Any]:
+    """One response for each request, in order; a request that fails takes no other with it."""
+    responses = [_respond(Exchange(request), handle) for request in requests]
     _REST.worked()
     return responses
 
 
-class _Inputs(Tensors):
+def _respond(exchange: Exchange, handle: Handler) -> Any:
+    try:
+        return exchange.response(handle(exchange.inputs, exchange.wanted))
+    except Exception as error:  # noqa: BLE001 - the server's boundary: whatever it was, the others must be served
+        return exchange.failure(error)
+
+
+class Inputs(Tensors):
     """The tensors of a request. Triton lets pass that one is missing if the model has others that are optional."""
 
     def __missing__(self, name: str) -> NDArray[Any]:
-        raise TensorError(f"{name} is missing; it is wanted in every request")
+        raise TensorError(f"{name} is missing; every request must have it")
 
 
-def _respond(request: Any, handle: Handler) -> Any:
-    try:
-        outputs = handle(_Inputs((tensor.name(), tensor.as_numpy()) for tensor in request.inputs()))
-        wanted = request.requested_output_names()
-        return pb_utils.InferenceResponse([_to_tensor(name, outputs[name]) for name in wanted])
-    except RequestError as error:
-        return _refuse(str(error), pb_utils.TritonError.INVALID_ARG)
-    except DamagedAvatarError as error:
-        fault_id = _log_fault(str(error.__cause__))
-        return _refuse(
-            f"{error} (fault {fault_id}); its log says what is wrong", pb_utils.TritonError.INTERNAL
-        )
-    except Exception:  # noqa: BLE001 - the server's boundary: whatever it was, the others must be served
-        fault_id = _log_fault(traceback.format_exc())
+class Exchange:
+    """One request, and how it is answered: by what ``execute`` returns, or later, from any thread, once deferred."""
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+        self._sender: Any = None
+        self.inputs: Tensors = Inputs((tensor.name(), tensor.as_numpy()) for tensor in request.inputs())
+        self.wanted = frozenset(request.requested_output_names())
+
+    def response(self, outputs: Mapping[str, NDArray[Any]]) -> Any:
+        """What answers the request: those of the tensors that it asks for."""
+        tensors = [_to_tensor(name, outputs[name]) for name in self._request.requested_output_names()]
+        return pb_utils.InferenceResponse(tensors)
+
+    def failure(self, error: Exception) -> Any:
+        """What answers a request that failed.
+
+        A `RequestError` is answered with its text, as an invalid argument, a `BusyError` as unavailable. Anything else
+        is the server's fault: it goes to the log whole, under an id, and the caller gets the id; of a
+        `DamagedAvatarError` the text as well.
+        """
+        if isinstance(error, RequestError):
+            return _refuse(str(error), pb_utils.TritonError.INVALID_ARG)
+        if isinstance(error, BusyError):
+            return _refuse(str(error), pb_utils.TritonError.UNAVAILABLE)
+        if isinstance(error, DamagedAvatarError):
+            fault_id = _log_fault(str(error.__cause__))
+            return _refuse(
+                f"{error} (fault {fault_id}); its log says what is wrong", pb_utils.TritonError.INTERNAL
+            )
+        fault_id = _log_fault("".join(traceback.format_exception(error)))
         message = f"The server failed to answer this request; its log has the cause under fault {fault_id}."
         return _refuse(message, pb_utils.TritonError.INTERNAL)
+
+    def defer(self) -> None:
+        """Answer by `send`, not by what ``execute`` returns: None stands there. Inputs are copied, so they may be kept."""
+        self._sender = self._request.get_response_sender()
+        self.inputs = Inputs((name, array.copy()) for name, array in self.inputs.items())
+
+    def send(self, response: Any) -> None:
+        """Answer a request that was deferred."""
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return bool(self._request.is_cancelled())
+
+
+class Metrics:
+    """Figures on Triton's metrics port, each with the labels ``model`` and ``instance``."""
+
+    def __init__(self, args: Mapping[str, str]) -> None:
+        self._labels = {"model": args["model_name"], "instance": args["model_instance_name"]}
+        self._families: list[Any] = []
+
+    def counter(self, name: str, description: str) -> Callable[[float], None]:
+        """A new counter, as a function that sets its value, which never falls."""
+        metric, last = self._metric(name, description, pb_utils.MetricFamily.COUNTER), 0.0
+
+        def advance(value: float) -> None:
+            nonlocal last
+            if value > last:
+                metric.increment(value - last)
+                last = value
+
+        return advance
+
+    def gauge(self, name: str, description: str) -> Callable[[float], None]:
+        """A new gauge, as a function that sets its value."""
+        metric = self._metric(name, description, pb_utils.MetricFamily.GAUGE)
+        return lambda value: metric.set(value)
+
+    def _metric(self, name: str, description: str, kind: Any) -> Any:
+        family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
+        self._families.append(family)  # a family that is collected takes its metrics with it
+        return family.Metric(labels=self._labels)
 
 
 def _to_tensor(name: str, array: NDArray[Any]) -> Any:
