@@ -200,6 +200,15 @@ def parse_avatar(tensor: NDArray[Any]) -> str:
     return check_avatar_id(value)
 
 
+def parse_avatar_rows(tensor: NDArray[Any], rows: int) -> str:
+    """The avatar id that all rows of an AVATAR tensor (object [rows, 1] of bytes, UTF-8) hold."""
+    if tensor.shape != (rows, 1):
+        raise TensorError(f"expected AVATAR {[rows, 1]}, got {list(tensor.shape)}")
+    if len(set(tensor[:, 0].tolist())) > 1:
+        raise TensorError("AVATAR holds different ids; expected the same in all rows of a request")
+    return parse_avatar(tensor[0])
+
+
 def check_frame_index(tensor: NDArray[Any]) -> NDArray[np.int32]:
     """A FRAME_INDEX tensor (int32 [B], 1 ≤ B ≤ 32, all ≥ 0), checked."""
     _check_dtype(FRAME_INDEX.name, tensor, np.int32)
@@ -232,6 +241,19 @@ def check_audio(tensor: NDArray[Any], frames: int, shape: tuple[int, ...]) -> ND
         raise TensorError(f"AUDIO has shape {list(tensor.shape)}; {list(wanted)} is wanted")
     if not np.isfinite(tensor).all():
         raise TensorError("AUDIO holds NaN or infinity; finite numbers are wanted")
+    return tensor
+
+
+def check_mel(tensor: NDArray[Any]) -> NDArray[np.float32]:
+    """Mel windows (float32 [M, 1, 80, 16], 1 ≤ M ≤ 47, finite), checked."""
+    _check_dtype(MEL.name, tensor, np.float32)
+    if tensor.shape[1:] != MEL.shape[1:] or not 1 <= len(tensor) <= MAX_WINDOWS:
+        raise TensorError(
+            f"expected MEL [M, 1, {MEL_BANDS}, {MEL_FRAMES_PER_WINDOW}] with 1 <= M <= {MAX_WINDOWS}, "
+            f"got {list(tensor.shape)}"
+        )
+    if not np.isfinite(tensor).all():
+        raise TensorError("MEL holds NaN or infinity; expected finite numbers")
     return tensor
 
 

@@ -106,7 +106,9 @@ class NetworkCache(Generic[_Network]):
         with self._lock:
             self._entries[key].users -= 1
 
-    def load(self, key: str, nbytes: int, open_network: Callable[[], _Network], loaded: Loaded[_Network]) -> None:
+    def load(
+        self, key: str, nbytes: int, open_network: Callable[[], _Network], loaded: Loaded[_Network]
+    ) -> None:
         """Have the network opened in a loader thread, once however many ask; `loaded` is called there.
 
         One that has become resident since `acquire` is handed over likewise. `nbytes` is the room that it will take.

@@ -48,6 +48,7 @@ from numpy.typing import NDArray
 from compositor_backend.contract import check_avatar_id
 from compositor_backend.errors import DamagedAvatarError, PackError, UnknownAvatarError
 from compositor_backend.geometry import FAMILIES, Region, SegmentGrid, check_box
+from compositor_backend.graph_file import GraphFile
 from compositor_backend.jpeg import Header, JpegSettings, encode, marker_codes, read_header
 from compositor_backend.manifest import IDLE_FILES, MANIFEST_NAME, PACK_FILES, FileEntry, Manifest
 from compositor_backend.memory import Rest, give_back
@@ -119,6 +120,11 @@ class AvatarPack:
     def frames(self) -> int:
         """Number of template frames."""
         return self.manifest.frames
+
+    def graph(self, name: str) -> GraphFile:
+        """One of the avatar's graphs, which its manifest must name."""
+        entry = self.manifest.graphs[name]
+        return GraphFile(self.folder / f"{name}.onnx", entry.sha256, entry.bytes, entry.row_bytes)
 
     def region_pixels(self, frame: int) -> NDArray[np.uint8]:
         """The frame's own pixels in its region, uint8 [H,W,3] RGB, read-only."""

@@ -101,7 +101,7 @@ class Exchange:
         return _refuse(message, pb_utils.TritonError.INTERNAL)
 
     def defer(self) -> None:
-        """Answer by `send`, not by what ``execute`` returns: None stands there. Inputs are copied, so they may be kept."""
+        """Answer by `send`; ``execute`` returns None for the request. Inputs are copied, so that they may be kept."""
         self._sender = self._request.get_response_sender()
         self.inputs = Inputs((name, array.copy()) for name, array in self.inputs.items())
 

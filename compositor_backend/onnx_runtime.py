@@ -1,0 +1,293 @@
+"""Opening and running ONNX graphs: the only module that knows `onnxruntime`.
+
+All sessions of a process take their activations from one arena, and compute one piece of a batch after another, so a
+process needs the weights of its networks and the activations of a single piece, whatever the batch. (Measured with the
+half-width network of the 328 family: each further session 15 MB, and 0.8 GB without either.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import platform
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from compositor_backend.errors import NetworkError
+from compositor_backend.graph_file import GraphFile
+from compositor_backend.load_journal import LoadJournal
+from compositor_backend.saved_graphs import SavedGraphs
+
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+DEFAULT_SCRATCH_BYTES = {"CPU": 64 << 20, "GPU": 512 << 20}
+"""Activations of one run. On a CPU more rows at a time no longer fit the caches: row by row the demo's network takes
+17 % less time than in batches of 25."""
+MAX_SAVED_BYTES = 8 << 30
+HUNG_STATUS = 70
+"""Exit status of a process that ends itself since a graph does not stop being opened."""
+
+_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    ValueError,
+    *(kind for kind in vars(ort_state).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+)
+"""What onnxruntime raises; its classes have no base of their own."""
+_CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a model instance runs on: `kind` is "CPU" or "GPU", `id` the GPU's number."""
+
+    kind: str
+    id: int = 0
+
+
+class Runtime:
+    """Opens graphs on one device; make one in a process.
+
+    `threads` compute a run on a CPU. `journal` and `load_timeout_s` are for graphs that do not come to an end.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        threads: int,
+        scratch_bytes: int | None,
+        cache_folder: Path,
+        load_timeout_s: float,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.device = device
+        self._threads = threads
+        self._scratch_bytes = scratch_bytes or DEFAULT_SCRATCH_BYTES[device.kind]
+        self._load_timeout_s = load_timeout_s
+        self._warn = warn
+        self._journal = LoadJournal(cache_folder / "opening")
+        self._saved = SavedGraphs(cache_folder, self._description(), MAX_SAVED_BYTES)
+        _share_arena(device)
+
+    def open(self, graph: GraphFile) -> Network:
+        """Open a graph whose file is what `graph` says; `NetworkError` if it is not, or does not open.
+
+        The file is read once, and what was read is what is compared and opened.
+        """
+        with ExitStack() as opening:
+            try:
+                opening.enter_context(self._journal.opening(graph.sha256))
+            except OSError as error:
+                self._warn(f"the journal of the cache folder cannot be written: {error}")
+            opening.enter_context(_ending_process_after(self._load_timeout_s, graph, self._warn))
+            session = self._session(graph)
+            rows = max(1, self._scratch_bytes // graph.row_bytes)
+            return Network(graph, session, rows, opening.pop_all())
+
+    def _session(self, graph: GraphFile) -> Any:
+        data = _read(graph)
+        saved = self._saved.find(graph.sha256)
+        if saved is not None:
+            return self._create(saved, graph, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
+        session: list[Any] = []
+        try:
+            self._saved.save(graph.sha256, lambda path: session.append(self._optimised(data, graph, path)))
+        except OSError as error:
+            self._warn(f"the optimised graph of {graph.path} cannot be saved: {error}")
+        return session[0] if session else self._optimised(data, graph, None)
+
+    def _optimised(self, data: bytes, graph: GraphFile, save_to: Path | None) -> Any:
+        return self._create(data, graph, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL, save_to)
+
+    def _create(self, data: bytes, graph: GraphFile, level: Any, save_to: Path | None = None) -> Any:
+        options = self._options(level)
+        if save_to is not None:
+            options.optimized_model_filepath = str(save_to)
+        try:
+            session = onnxruntime.InferenceSession(data, options, providers=self._providers(graph))
+        except _ERRORS as error:
+            raise NetworkError(f"{graph.path} does not open: {_first_line(error)}") from error
+        if self.device.kind == "GPU" and session.get_providers() == [CPU]:
+            raise NetworkError(
+                f"{graph.path}: no GPU provider of onnxruntime started; its log has the reason"
+            )
+        return session
+
+    def _options(self, level: Any) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = level
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        # A pattern is one block for all of a run's tensors, kept beside those that the first run took one by one.
+        options.enable_mem_pattern = False
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        # Weights come and go with their session, and would leave holes in an arena.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        # Idle threads would spin for a while after each run, taking the cores from other processes.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return options
+
+    def _providers(self, graph: GraphFile) -> list[Any]:
+        if self.device.kind == "CPU":
+            return [CPU]
+        available = onnxruntime.get_available_providers()
+        device_id = str(self.device.id)
+        providers: list[Any] = []
+        if TENSORRT in available and graph.engines is not None:
+            providers.append((TENSORRT, {**tensorrt_options(graph.engines), "device_id": device_id}))
+        return [*providers, (CUDA, {"device_id": device_id}), CPU]
+
+    def _description(self) -> str:
+        return "|".join(
+            [
+                onnxruntime.__version__,
+                self.device.kind,
+                *onnxruntime.get_available_providers(),
+                platform.machine(),
+                _processor(),
+            ]
+        )
+
+
+class Network:
+    """An open graph. `rows` of a batch are computed at a time; its first run still belongs to opening it."""
+
+    def __init__(self, graph: GraphFile, session: Any, rows: int, opening: ExitStack) -> None:
+        self.graph = graph
+        self.rows = rows
+        self._session = session
+        self._opening = opening
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the graph's file."""
+        return self.graph.nbytes
+
+    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> None:
+        """Compute up to `rows` rows: C-contiguous inputs by name, written into the C-contiguous outputs by name.
+
+        `NetworkError` if the graph does not run, or gives something of another dtype or shape.
+        """
+        binding = self._session.io_binding()
+        try:
+            for name, tensor in inputs.items():
+                binding.bind_cpu_input(name, tensor)
+            for name, tensor in outputs.items():
+                shape, pointer = tensor.shape, tensor.ctypes.data
+                binding.bind_output(name, "cpu", 0, tensor.dtype.type, shape, pointer)
+            self._session.run_with_iobinding(binding)
+        except _ERRORS as error:
+            raise NetworkError(f"{self.graph.path} does not run: {_first_line(error)}") from error
+        finally:
+            self.settle()
+
+    def settle(self) -> None:
+        """Say that opening the network is over, whether it was run or not; again does nothing."""
+        self._opening.close()
+
+
+def tensorrt_options(engines: Path) -> dict[str, str]:
+    """Options of onnxruntime's TensorRT provider for the engines of one network, in a folder of their own."""
+    return {
+        "trt_engine_cache_enable": "True",
+        "trt_engine_cache_path": str(engines),
+        "trt_fp16_enable": "True",
+        "trt_timing_cache_enable": "True",
+        "trt_timing_cache_path": str(engines),
+    }
+
+
+def gpu_available() -> bool:
+    """Whether onnxruntime has a provider for GPUs."""
+    return CUDA in onnxruntime.get_available_providers()
+
+
+def usable_cpus() -> int:
+    """Cores that this process may use: its affinity, cut by the container's CPU quota."""
+    cpus = len(os.sched_getaffinity(0))
+    try:
+        quota, period = _CGROUP_CPU_MAX.read_text().split()
+    except (OSError, ValueError):
+        return cpus
+    return cpus if quota == "max" else max(1, min(cpus, math.ceil(int(quota) / int(period))))
+
+
+_ARENA_LOCK = threading.Lock()
+_ARENAS: set[Device] = set()
+
+
+def _share_arena(device: Device) -> None:
+    """Register the arenas of this process, once: that of the GPU before the CPU's, as onnxruntime wants it."""
+    with _ARENA_LOCK:
+        if device in _ARENAS:
+            return
+        if device.kind == "GPU":
+            _register_gpu_arena(device)
+        config = onnxruntime.OrtArenaCfg({"max_mem": 0, "arena_extend_strategy": 1})  # as requested
+        kind, memory = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+        onnxruntime.create_and_register_allocator(onnxruntime.OrtMemoryInfo("Cpu", kind, 0, memory), config)
+        _ARENAS.add(device)
+
+
+def _register_gpu_arena(device: Device) -> None:
+    if not gpu_available():
+        raise NetworkError(
+            f"expected a GPU, but onnxruntime has no {CUDA} here: install onnxruntime-gpu, or use the embedded configs"
+        )
+    if hasattr(onnxruntime, "preload_dlls"):
+        # Finds CUDA and cuDNN where their wheels put them; since onnxruntime 1.21.
+        onnxruntime.preload_dlls()
+    kind, memory = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    info = onnxruntime.OrtMemoryInfo("Cuda", kind, device.id, memory)
+    config = onnxruntime.OrtArenaCfg({"max_mem": 0, "arena_extend_strategy": 1})
+    onnxruntime.create_and_register_allocator_v2(CUDA, info, {"device_id": str(device.id)}, config)
+
+
+def _read(graph: GraphFile) -> bytes:
+    try:
+        data = graph.path.read_bytes()
+    except OSError as error:
+        raise NetworkError(f"{graph.path} cannot be read: {error}") from error
+    if hashlib.sha256(data).hexdigest() != graph.sha256:
+        raise NetworkError(f"{graph.path} is damaged: its SHA-256 is not the manifest's")
+    return data
+
+
+def _ending_process_after(seconds: float, graph: GraphFile, warn: Callable[[str], None]) -> ExitStack:
+    """End this process if the block is not left within `seconds`: nothing else ends a call into onnxruntime."""
+
+    def end() -> None:
+        warn(f"{graph.path} is still being opened after {seconds:.0f} s: this process ends")
+        os._exit(HUNG_STATUS)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    stack = ExitStack()
+    stack.callback(timer.cancel)
+    return stack
+
+
+def _processor() -> str:
+    """What tells one kind of processor from another: its model, and what it can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    wanted = ("model name", "flags", "Features")
+    found = {line.split(":")[0].strip(): line for line in lines if line.startswith(wanted)}
+    return " ".join(sorted(found.values()))
+
+
+def _first_line(error: Exception) -> str:
+    """Messages of onnxruntime without the source lines that follow."""
+    return str(error).strip().split("\n", 1)[0][:300]
