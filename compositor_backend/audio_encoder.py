@@ -9,9 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compositor_backend.contract import EMBEDDING, EMBEDDING_SIZE, MEL, check_mel, parse_avatar_rows
+from compositor_backend.contract import (
+    EMBEDDING,
+    EMBEDDING_SIZE,
+    MEL,
+    ROW_AVATAR,
+    check_mel,
+    parse_avatar_rows,
+)
 from compositor_backend.errors import NoSpeechError
-from compositor_backend.graph_file import GraphFile
 from compositor_backend.manifest import ENCODER
 from compositor_backend.network_host import NetworkModel, Tensors, Work
 from compositor_backend.onnx_runtime import Network
@@ -31,15 +37,15 @@ class AudioEncoder(NetworkModel[WindowWork]):
     def __init__(self, packs: PackCache) -> None:
         self._packs = packs
 
-    def graphs(self, avatar_id: str) -> list[GraphFile]:
-        """The graphs that an avatar's requests need."""
-        pack = self._packs.get(avatar_id)
-        return [pack.graph(ENCODER)] if ENCODER in pack.manifest.graphs else []
+    def sample(self, avatar_id: str) -> dict[str, NDArray[Any]]:
+        """See `NetworkModel`."""
+        mel = np.zeros((1, *MEL.shape[1:]), np.float32)
+        return {ROW_AVATAR.name: np.array([[avatar_id.encode()]], object), MEL.name: mel}
 
     def work(self, inputs: dict[str, NDArray[Any]]) -> WindowWork:
         """See `NetworkModel`; a `RequestError` says what is wrong with the request."""
         mel = check_mel(inputs[MEL.name])
-        avatar_id = parse_avatar_rows(inputs["AVATAR"], len(mel))
+        avatar_id = parse_avatar_rows(inputs[ROW_AVATAR.name], len(mel))
         pack = self._packs.get(avatar_id)
         if pack.manifest.takes_mel:
             return WindowWork(avatar_id, None, mel)

@@ -15,6 +15,7 @@ from compositor_backend.contract import (
     AVATAR_KEY,
     FACE,
     MOUTH,
+    ROW_AVATAR,
     ROW_FRAME_INDEX,
     check_audio,
     check_frame_index,
@@ -48,15 +49,20 @@ class Lipsync(NetworkModel[MouthWork]):
         self._packs = packs
         self._half_precision = half_precision
 
-    def graphs(self, avatar_id: str) -> list[GraphFile]:
-        """The graphs that an avatar's requests need."""
-        return [self._graph(self._packs.get(avatar_id))]
+    def sample(self, avatar_id: str) -> dict[str, NDArray[Any]]:
+        """See `NetworkModel`."""
+        shape = self._packs.get(avatar_id).manifest.audio_shape
+        return {
+            ROW_AVATAR.name: np.array([[avatar_id.encode()]], object),
+            ROW_FRAME_INDEX.name: np.zeros((1, 1), np.int32),
+            AUDIO.name: np.zeros((1, *shape), np.float32),
+        }
 
     def work(self, inputs: dict[str, NDArray[Any]]) -> MouthWork:
         """See `NetworkModel`; a `RequestError` says what is wrong with the request."""
         index = inputs[ROW_FRAME_INDEX.name]
         frame_index = check_frame_index(index[:, 0] if index.ndim == 2 else index)
-        avatar_id = parse_avatar_rows(inputs["AVATAR"], frame_index.size)
+        avatar_id = parse_avatar_rows(inputs[ROW_AVATAR.name], frame_index.size)
         pack = self._packs.get(avatar_id)
         audio = check_audio(inputs[AUDIO.name], frame_index.size, pack.manifest.audio_shape)
         return MouthWork(avatar_id, self._graph(pack), pack, template_frames(frame_index, pack.frames), audio)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -67,8 +67,8 @@ class NetworkModel(ABC, Generic[_Work]):
     """What a model does with its networks; the host does the rest."""
 
     @abstractmethod
-    def graphs(self, avatar_id: str) -> list[GraphFile]:
-        """The graphs that requests for an avatar need."""
+    def sample(self, avatar_id: str) -> dict[str, NDArray[Any]]:
+        """The inputs of a request for one row of an avatar, to warm its network with."""
 
     @abstractmethod
     def work(self, inputs: dict[str, NDArray[Any]]) -> _Work:
@@ -134,17 +134,29 @@ class NetworkHost(Generic[_Work]):
         self._report(self._cache.counts)
         return responses
 
-    def warm(self, graphs: Iterable[GraphFile]) -> None:
-        """Open graphs before they are asked for, and wait for them; those that do not open are logged."""
-        for graph in graphs:
-            done = threading.Event()
+    def warm(self, avatar_id: str) -> None:
+        """Open an avatar's network and compute a row with it, before it is asked for; an error says why it cannot."""
+        work = self._model.work(self._model.sample(avatar_id))
+        if work.graph is None:
+            return
+        done = threading.Event()
+        failures: list[Exception] = []
 
-            def loaded(found: Network | Exception, done: threading.Event = done) -> None:
-                self._settle(found)
+        def loaded(found: Network | Exception) -> None:
+            try:
+                if isinstance(found, Exception):
+                    raise found
+                with self._computing:
+                    self._model.compute(found, [work])
+            except Exception as error:  # noqa: BLE001 - raised again by the thread that waits
+                failures.append(error)
+            finally:
                 done.set()
 
-            self._load(graph, loaded)
-            done.wait()
+        self._load(work.graph, loaded)
+        done.wait()
+        if failures:
+            raise failures[0]
 
     def close(self) -> None:
         """End the loader threads and let the networks go."""
@@ -218,12 +230,6 @@ class NetworkHost(Generic[_Work]):
             if not isinstance(found, Exception):
                 found.settle()
             self._report(self._cache.counts)
-
-    def _settle(self, found: Network | Exception) -> None:
-        if isinstance(found, Exception):
-            self._warn(f"a network could not be opened ahead: {found}")
-        else:
-            found.settle()
 
 
 def _as_answer(error: Exception, work: Work) -> Exception:

@@ -51,7 +51,7 @@ class NetworkInstance:
             warn=triton.log_warning,
         )
         self._rest = Rest()
-        _warm(self._host, model, settings.warm_avatars)
+        _warm(self._host, settings.warm_avatars)
 
     @classmethod
     def of_lipsync(cls, args: Mapping[str, str]) -> NetworkInstance:
@@ -90,10 +90,10 @@ def _threads(args: Mapping[str, str]) -> int:
     return max(1, usable_cpus() // max(1, instances))
 
 
-def _warm(host: NetworkHost[Any], model: NetworkModel[Any], avatars: Sequence[str]) -> None:
+def _warm(host: NetworkHost[Any], avatars: Sequence[str]) -> None:
     for avatar_id in avatars:
         try:
-            host.warm(model.graphs(avatar_id))
+            host.warm(avatar_id)
         except LipstreamError as error:
             triton.log_warning(f"{avatar_id} is not warmed: {error}")
 
