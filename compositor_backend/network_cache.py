@@ -152,15 +152,17 @@ class NetworkCache(Generic[_Network]):
             if self._closed:
                 return None
             load = self._queue.popleft()
-            self._make_room(load.nbytes)
+            if load.key not in self._entries:
+                self._make_room(load.nbytes)
             self._opening_bytes += load.nbytes
             return load
 
     def _open(self, load: _Load[_Network]) -> _Network | Exception:
         with self._lock:
-            entry = self._entries.get(load.key)
-        if entry is not None:
-            return entry.network
+            # Loaded between `acquire` and `load`.
+            if (entry := self._entries.get(load.key)) is not None:
+                self._entries.move_to_end(load.key)
+                return entry.network
         started_s = time.monotonic()
         try:
             return load.open()
@@ -177,8 +179,7 @@ class NetworkCache(Generic[_Network]):
             if isinstance(found, Exception):
                 self._counts.failures += 1
             else:
-                self._counts.loads += 1
-                self._entries[load.key] = _Entry(found, users=1)
+                self._entry(load.key, found).users += 1
         while True:
             with self._lock:
                 waiting, load.waiting = load.waiting, []
@@ -189,6 +190,13 @@ class NetworkCache(Generic[_Network]):
                 loaded(found)
         if not isinstance(found, Exception):
             self.release(load.key)
+
+    def _entry(self, key: str, network: _Network) -> _Entry[_Network]:
+        entry = self._entries.get(key)
+        if entry is None:
+            self._counts.loads += 1
+            entry = self._entries[key] = _Entry(network)
+        return entry
 
     def _resident_bytes(self) -> int:
         return sum(entry.network.nbytes for entry in self._entries.values())
