@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from compositor_backend.contract import (
     JPEG,
     MOUTH,
     RECT,
+    REGION,
+    REGION_RECT,
     check_frame_index,
     parse_avatar,
 )
@@ -23,7 +26,7 @@ from compositor_backend.errors import TensorError, WrongNetworkError
 from compositor_backend.jpeg import encode
 from compositor_backend.pack import AvatarPack, PackCache
 from compositor_backend.settings import Settings
-from compositor_backend.splice import Segments, cut, splice
+from compositor_backend.splice import Segments, alone, cut, splice
 from compositor_backend.timeline import template_frames
 
 STACKED_FRAMES = 8
@@ -32,7 +35,7 @@ gain little, and leave the processor's cache."""
 
 
 class Compositor:
-    """AVATAR, FRAME_INDEX, MOUTH and AVATAR_KEY in, JPEG and RECT out, for any avatar."""
+    """AVATAR, FRAME_INDEX, MOUTH and AVATAR_KEY in; JPEG, RECT, REGION and REGION_RECT out, for any avatar."""
 
     def __init__(self, packs: PackCache) -> None:
         self._packs = packs
@@ -42,42 +45,95 @@ class Compositor:
         """A compositor with a cache of packs of its own."""
         return cls(PackCache.from_settings(settings))
 
-    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Answer one request; a `RequestError` says what is wrong with it."""
+    def __call__(self, inputs: Mapping[str, NDArray[Any]], wanted: frozenset[str]) -> dict[str, NDArray[Any]]:
+        """Answer one request with the outputs in `wanted`; a `RequestError` says what is wrong with it."""
         frame_index = check_frame_index(inputs[FRAME_INDEX.name])
         avatar_id = parse_avatar(inputs[AVATAR.name])
-        return self._packs.use(avatar_id, lambda pack: _answer(pack, frame_index, inputs))
+
+        def answer(pack: AvatarPack) -> dict[str, NDArray[Any]]:
+            template = template_frames(frame_index, pack.frames)
+            drawn = draw(pack, template, inputs[MOUTH.name], inputs[AVATAR_KEY.name])
+            return frame_outputs(pack, template, drawn, wanted)
+
+        return self._packs.use(avatar_id, answer)
 
 
-def _answer(
-    pack: AvatarPack, frame_index: NDArray[np.int32], inputs: Mapping[str, NDArray[Any]]
+@dataclass(frozen=True, eq=False)
+class DrawnRegion:
+    """The region of a template frame, encoded: its segments in `segments`, from number `first` on."""
+
+    pack: AvatarPack
+    frame: int
+    segments: Segments
+    first: int
+
+    def jpeg(self) -> bytes:
+        """The whole frame, with the region in its place."""
+        pack, frame = self.pack, self.frame
+        region, offsets = pack.regions[frame], pack.scan_offsets[frame]
+        return splice(pack.header, pack.grid, pack.scan, offsets, region, self.segments, self.first)
+
+    def region_jpeg(self) -> bytes:
+        """The region alone."""
+        return alone(self.pack.header, self.pack.regions[self.frame], self.segments, self.first)
+
+
+class Drawn(Protocol):
+    """A frame that is drawn, and can be had whole or as its region."""
+
+    def jpeg(self) -> bytes:
+        """The whole frame."""
+        ...
+
+    def region_jpeg(self) -> bytes:
+        """The region alone."""
+        ...
+
+
+def frame_outputs(
+    pack: AvatarPack, template: NDArray[np.intp], drawn: Iterable[Drawn], wanted: frozenset[str]
 ) -> dict[str, NDArray[Any]]:
-    template = template_frames(frame_index, pack.frames)
-    frames = compose(pack, template, inputs[MOUTH.name], inputs[AVATAR_KEY.name])
-    jpeg = np.empty(len(frames), object)
-    jpeg[:] = frames
-    return {JPEG.name: jpeg, RECT.name: pack.rects[template]}
+    """Those of JPEG, RECT, REGION and REGION_RECT that are `wanted`, of template frames [B] as they are drawn."""
+    outputs: dict[str, NDArray[Any]] = {}
+    jpegs, regions = JPEG.name in wanted, REGION.name in wanted
+    if jpegs or regions:
+        pairs = [(d.jpeg() if jpegs else b"", d.region_jpeg() if regions else b"") for d in drawn]
+        for name, column in ((JPEG.name, 0), (REGION.name, 1)):
+            outputs[name] = np.empty(len(pairs), object)
+            outputs[name][:] = [pair[column] for pair in pairs]
+    if RECT.name in wanted:
+        outputs[RECT.name] = pack.rects[template]
+    if REGION_RECT.name in wanted:
+        boxes = [pack.regions[frame].box for frame in template.tolist()]
+        outputs[REGION_RECT.name] = np.array(boxes, np.int32).reshape(-1, 4)
+    return outputs
+
+
+def draw(
+    pack: AvatarPack, template: NDArray[np.intp], mouth: NDArray[Any], keys: NDArray[Any]
+) -> Iterator[DrawnRegion]:
+    """Each template frame [B] with its mouth (uint8 [B,S,S,3] RGB) in place, as it is encoded.
+
+    `keys` [B,1] (int64) are the AVATAR_KEY of the network that drew the mouths; `WrongNetworkError` if it is
+    not the avatar's own, `TensorError` if a dtype or shape is not what the avatar's family expects.
+    """
+    _check_mouth(mouth, len(template), pack.family.network_px)
+    _check_keys(keys, len(template), pack)
+    done = 0
+    for run in stacked_runs(pack, template.tolist()):
+        segments = region_segments(pack, run, mouth[done:])
+        first = 0
+        for frame in run:
+            yield DrawnRegion(pack, frame, segments, first)
+            first += pack.regions[frame].segments
+        done += len(run)
 
 
 def compose(
     pack: AvatarPack, template: NDArray[np.intp], mouth: NDArray[Any], keys: NDArray[Any]
 ) -> list[bytes]:
-    """The JPEG of each template frame [B] with its mouth (uint8 [B,S,S,3] RGB) in place.
-
-    `keys` [B,1] (int64) are the AVATAR_KEY of the network that drew the mouths; `WrongNetworkError` if it is
-    not the avatar's own, `TensorError` if a dtype or shape is not what the avatar's family wants.
-    """
-    _check_mouth(mouth, len(template), pack.family.network_px)
-    _check_keys(keys, len(template), pack)
-    frames: list[bytes] = []
-    for run in stacked_runs(pack, template.tolist()):
-        segments = region_segments(pack, run, mouth[len(frames) :])
-        first = 0
-        for frame in run:
-            region, offsets = pack.regions[frame], pack.scan_offsets[frame]
-            frames.append(splice(pack.header, pack.grid, pack.scan, offsets, region, segments, first))
-            first += region.segments
-    return frames
+    """The JPEG of each template frame [B] with its mouth in place: see `draw`."""
+    return [region.jpeg() for region in draw(pack, template, mouth, keys)]
 
 
 def region_segments(pack: AvatarPack, run: Sequence[int], mouths: NDArray[np.uint8]) -> Segments:
@@ -120,14 +176,14 @@ def _check_mouth(mouth: NDArray[Any], frames: int, size_px: int) -> None:
     wanted = (frames, size_px, size_px, 3)
     if mouth.dtype != np.uint8 or mouth.shape != wanted:
         raise TensorError(
-            f"{MOUTH.name} is {mouth.dtype} {list(mouth.shape)}; uint8 {list(wanted)} is wanted"
+            f"expected {MOUTH.name} uint8 {list(wanted)}, got {mouth.dtype} {list(mouth.shape)}"
         )
 
 
 def _check_keys(keys: NDArray[Any], frames: int, pack: AvatarPack) -> None:
     if keys.dtype != np.int64 or keys.shape != (frames, 1):
         raise TensorError(
-            f"{AVATAR_KEY.name} is {keys.dtype} {list(keys.shape)}; int64 {[frames, 1]} is wanted"
+            f"expected {AVATAR_KEY.name} int64 {[frames, 1]}, got {keys.dtype} {list(keys.shape)}"
         )
     wanted = pack.manifest.network_key
     wrong = keys[keys != wanted]

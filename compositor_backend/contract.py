@@ -209,6 +209,13 @@ def parse_avatar_rows(tensor: NDArray[Any], rows: int) -> str:
     return parse_avatar(tensor[0])
 
 
+def repeat_avatar(avatar_id: str, rows: int) -> NDArray[Any]:
+    """An AVATAR_ROWS tensor, object [rows, 1], of one avatar."""
+    tensor = np.empty((rows, 1), object)
+    tensor[:] = avatar_id.encode()
+    return tensor
+
+
 def check_frame_index(tensor: NDArray[Any]) -> NDArray[np.int32]:
     """A FRAME_INDEX tensor (int32 [B], 1 ≤ B ≤ 32, all ≥ 0), checked."""
     _check_dtype(FRAME_INDEX.name, tensor, np.int32)

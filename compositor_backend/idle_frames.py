@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from compositor_backend.compositor import frame_outputs
 from compositor_backend.contract import (
     AVATAR,
     AVATAR_KEY,
     FRAME_INDEX,
     JPEG,
-    RECT,
+    REGION,
     check_frame_index,
     parse_avatar,
 )
 from compositor_backend.errors import NoIdleFramesError, WrongNetworkError
 from compositor_backend.pack import AvatarPack, PackCache
 from compositor_backend.settings import Settings
+from compositor_backend.splice import alone
 from compositor_backend.timeline import template_frames
 
 
 class IdleFrames:
-    """AVATAR and FRAME_INDEX in, JPEG and RECT out: what the avatar's ensemble gives to silence, byte for byte."""
+    """AVATAR and FRAME_INDEX in; JPEG, RECT, REGION and REGION_RECT out: what `avatar` gives to silence."""
 
     def __init__(self, packs: PackCache) -> None:
         self._packs = packs
@@ -34,18 +36,33 @@ class IdleFrames:
         """With packs from the operator's folder, none open yet."""
         return cls(PackCache.from_settings(settings))
 
-    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Answer one request; a `RequestError` says what is wrong with it."""
+    def __call__(self, inputs: Mapping[str, NDArray[Any]], wanted: frozenset[str]) -> dict[str, NDArray[Any]]:
+        """Answer one request with the outputs in `wanted`; a `RequestError` says what is wrong with it.
+
+        Rectangles can be had of an avatar without idle frames, too.
+        """
         frame_index = check_frame_index(inputs[FRAME_INDEX.name])
-        return self._packs.use(parse_avatar(inputs[AVATAR.name]), lambda pack: _answer(pack, frame_index))
+
+        def answer(pack: AvatarPack) -> dict[str, NDArray[Any]]:
+            template = template_frames(frame_index, pack.frames)
+            if wanted & {JPEG.name, REGION.name}:
+                _check_drawn_by_its_network(pack)
+            drawn = [_IdleFrame(pack, frame) for frame in template.tolist()]
+            return frame_outputs(pack, template, drawn, wanted)
+
+        return self._packs.use(parse_avatar(inputs[AVATAR.name]), answer)
 
 
-def _answer(pack: AvatarPack, frame_index: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
-    _check_drawn_by_its_network(pack)
-    template = template_frames(frame_index, pack.frames)
-    jpeg = np.empty(len(template), object)
-    jpeg[:] = [pack.idle_jpeg(frame) for frame in template.tolist()]
-    return {JPEG.name: jpeg, RECT.name: pack.rects[template]}
+@dataclass(frozen=True, eq=False)
+class _IdleFrame:
+    pack: AvatarPack
+    frame: int
+
+    def jpeg(self) -> bytes:
+        return self.pack.idle_jpeg(self.frame)
+
+    def region_jpeg(self) -> bytes:
+        return alone(self.pack.header, self.pack.regions[self.frame], self.pack.idle_segments(self.frame))
 
 
 def _check_drawn_by_its_network(pack: AvatarPack) -> None:

@@ -68,6 +68,11 @@ class Header:
     width: int
     height: int
 
+    def of_size(self, width: int, height: int) -> bytes:
+        """The header of a picture of another size in px, without comments."""
+        size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+        return self.encoded[: self.size_at] + size + self.encoded[self.size_at + 4 :]
+
     def same_tables(self, jpeg: bytes) -> bool:
         """True if `jpeg` starts with this header, its comments, height and width aside."""
         at, length = self.size_at, len(self.encoded)

@@ -49,11 +49,11 @@ from compositor_backend.contract import check_avatar_id
 from compositor_backend.errors import DamagedAvatarError, PackError, UnknownAvatarError
 from compositor_backend.geometry import FAMILIES, Region, SegmentGrid, check_box
 from compositor_backend.graph_file import GraphFile
-from compositor_backend.jpeg import Header, JpegSettings, encode, marker_codes, read_header
+from compositor_backend.jpeg import Header, JpegSettings, encode, marker_codes, marker_offsets, read_header
 from compositor_backend.manifest import IDLE_FILES, MANIFEST_NAME, PACK_FILES, FileEntry, Manifest
 from compositor_backend.memory import Rest, give_back
 from compositor_backend.settings import DEFAULT_PACK_IDLE_S, Settings
-from compositor_backend.splice import join
+from compositor_backend.splice import Segments, join
 
 _HASH_BLOCK_BYTES = 1 << 20
 _NPY_HEADER_LIMIT_BYTES = 1024
@@ -134,10 +134,20 @@ class AvatarPack:
 
     def idle_jpeg(self, frame: int) -> bytes:
         """The frame with the mouth that the network draws to silence; only where `has_idle`."""
-        first, last = self._idle_starts[frame], self._idle_starts[frame + 1]
-        rows = self._idle_offsets[first : last + 1].tolist()
         offsets, region = self.scan_offsets[frame], self.regions[frame]
+        rows = self._idle_rows(frame)
         return join(self.header, self.grid, self.scan, offsets, region, self._idle, rows)
+
+    def idle_segments(self, frame: int) -> Segments:
+        """The segments of that frame's region, with the markers that they have in the frame; only where `has_idle`."""
+        rows = self._idle_rows(frame)
+        data = np.frombuffer(self._idle[rows[0] : rows[-1]], np.uint8)
+        return Segments(data, marker_offsets(data))
+
+    def _idle_rows(self, frame: int) -> list[int]:
+        first, last = self._idle_starts[frame], self._idle_starts[frame + 1]
+        rows: list[int] = self._idle_offsets[first : last + 1].tolist()
+        return rows
 
     def frame_jpeg(self, frame: int) -> bytes:
         """The frame as it was imported, mouth and all."""

@@ -78,6 +78,20 @@ def splice(
     return join(header, grid, scan, offsets, region, segments.data.data, ends)
 
 
+def alone(header: Header, region: Region, segments: Segments, first: int = 0) -> bytes:
+    """The region as a JPEG of its own: its segments from number `first` on, under a header of its size.
+
+    It decodes to the pixels that the whole frame has in the region. `PackError` if there are too few segments.
+    """
+    markers = segments.markers[first : first + region.segments]
+    if markers.size != region.segments:
+        raise PackError(f"expected {region.segments} JPEG segments, got {markers.size}")
+    start = int(segments.markers[first - 1]) + MARKER_BYTES if first else 0
+    scan = segments.data[start : int(markers[-1]) + MARKER_BYTES].copy()
+    scan[markers - start + 1] = marker_codes(0, region.segments, region.segments)
+    return header.of_size(region.width, region.height) + scan.tobytes()
+
+
 def place(grid: SegmentGrid, region: Region, segments: Segments, first: int = 0) -> list[int]:
     """Give the segments from number `first` on, as many as `region` has, the marker numbers of their places in a frame.
 
@@ -86,7 +100,7 @@ def place(grid: SegmentGrid, region: Region, segments: Segments, first: int = 0)
     codes = _plan(grid, region).codes
     markers = segments.markers[first : first + codes.size]
     if markers.size != codes.size:
-        raise PackError(f"a region has {markers.size} JPEG segments; {codes.size} are wanted")
+        raise PackError(f"expected {codes.size} JPEG segments, got {markers.size}")
     segments.data[markers + 1] = codes
     start = int(segments.markers[first - 1]) + MARKER_BYTES if first else 0
     ends: list[int] = (markers[region.columns - 1 :: region.columns] + MARKER_BYTES).tolist()

@@ -1,11 +1,11 @@
-"""Triton's entry to `compositor_backend.avatar_frames`."""
+"""Triton's entry to `compositor_backend.audio_windows`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from compositor_backend import triton
-from compositor_backend.avatar_frames import AvatarFrames
+from compositor_backend.audio_windows import AudioWindows
 
 
 class TritonPythonModel:
@@ -13,8 +13,8 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Packs are opened by the requests that want them."""
-        self._frames = AvatarFrames.from_settings(triton.model_settings(args))
+        self._windows = AudioWindows.from_settings(triton.model_settings(args))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request, in order."""
-        return triton.serve(requests, self._frames)
+        return triton.serve(requests, self._windows)
