@@ -128,7 +128,7 @@ CATALOG_MODEL = Model(
 AVATAR_ENSEMBLE = Model("avatar", (AVATAR, FRAME_INDEX, PCM), FRAME_OUTPUTS)
 FEATURES_ENSEMBLE = Model("avatar_from_features", (AVATAR, FRAME_INDEX, AUDIO), FRAME_OUTPUTS)
 ENSEMBLES = (AVATAR_ENSEMBLE, FEATURES_ENSEMBLE)
-MODELS = (
+PYTHON_MODELS = (
     AUDIO_FEATURES_MODEL,
     AUDIO_ENCODER_MODEL,
     AUDIO_WINDOWS_MODEL,
@@ -136,8 +136,8 @@ MODELS = (
     COMPOSITOR_MODEL,
     IDLE_FRAMES_MODEL,
     CATALOG_MODEL,
-    *ENSEMBLES,
 )
+MODELS = (*PYTHON_MODELS, *ENSEMBLES)
 """All models of the model repository."""
 AVATAR_ID_METADATA = "x-avatar-id"
 """gRPC metadata of every call about one avatar, by which a balancer can keep its requests on one server."""

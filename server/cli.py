@@ -18,7 +18,6 @@ from compositor_backend.errors import LipstreamError
 from server.errors import StartError
 from server.health import HealthEndpoint
 from server.launcher import TritonServer
-from server.repositories import shared_models
 from server.settings import (
     DEFAULT_GRPC_PORT,
     DEFAULT_HEALTH_PORT,
@@ -31,7 +30,6 @@ from server.settings import (
 from server.systemd import notify
 from server.watch import Watch
 
-ADMIN_KEY = "LIPSTREAM_ADMIN_KEY"
 _COMMAND_STOPS_S = 10.0
 _PING_S = 1.0
 _EPILOG = """\
@@ -39,10 +37,8 @@ After `--` may follow a command: it runs while Triton serves, with LIPSTREAM_URL
 LIPSTREAM_HTTP_URL and LIPSTREAM_METRICS_URL in its environment; when it ends Triton stops, and its
 exit status is the launcher's. Without a command Triton serves until Ctrl-C or SIGTERM.
 
-Should Triton or a process of its models die or hang, it is brought back, with the avatars that were loaded. How the
-server is can be read at the health address: /live, /ready, and / for both and more as JSON.
-
-LIPSTREAM_ADMIN_KEY is a key that Triton then wants of whoever loads models, changes settings or reads statistics.
+Should Triton or a process of its models die or hang, it is brought back. How the server is can be read at the health
+address: /live, /ready, and / for both and more as JSON.
 """
 
 
@@ -74,22 +70,20 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def settings_from(options: argparse.Namespace) -> ServerSettings:
     """The settings that the options stand for."""
     return ServerSettings(
-        model_repositories=tuple(options.model_repository or (ROOT / "model_repository",)),
+        model_repository=options.model_repository,
         avatars=options.avatars,
-        load=tuple(options.load),
-        load_all=options.load_all,
         host=options.host,
         grpc_port=options.grpc_port,
         http_port=options.http_port,
         metrics_port=options.metrics_port,
         gpu=options.gpu,
-        gpu_slots=options.gpu_slots,
+        networks_mib=options.networks_mib,
+        scratch_mib=options.scratch_mib,
+        cache=options.cache,
         log=options.log,
         verbose=options.verbose,
         start_timeout_s=options.start_timeout,
         triton_options=tuple(options.triton_option),
-        # Not an option: who lists processes reads command lines.
-        admin_key=os.environ.get(ADMIN_KEY, ""),
     )
 
 
@@ -104,11 +98,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_addresses(parser)
     parser.add_argument("--gpu", action="store_true", help="keep the production configs (GPU)")
     parser.add_argument(
-        "--gpu-slots",
+        "--networks-mib",
         type=int,
-        default=8,
         metavar="N",
-        help="executions at a time on the GPU, of all avatars (8)",
+        help="networks that a process keeps in memory, in MiB of file",
+    )
+    parser.add_argument(
+        "--scratch-mib", type=int, metavar="N", help="activations of one run of a network, in MiB"
+    )
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="where optimised graphs are kept (the user's cache folder)"
     )
     parser.add_argument(
         "--log", type=Path, metavar="FILE", help="Triton's log (kept only if the start fails)"
@@ -137,20 +136,15 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("avatars"),
         metavar="DIR",
-        help="the avatars' repository (avatars)",
+        help="the folder of avatars; one that appears is served, one that goes is not (avatars)",
     )
     parser.add_argument(
         "--model-repository",
         type=Path,
-        action="append",
+        default=ROOT / "model_repository",
         metavar="DIR",
-        help="what all avatars share; may be repeated (model_repository)",
+        help="the models that serve all avatars (model_repository)",
     )
-    loads = parser.add_mutually_exclusive_group()
-    loads.add_argument(
-        "--load", nargs="+", action="extend", default=[], metavar="ID", help="avatars to load at the start"
-    )
-    loads.add_argument("--load-all", action="store_true", help="load every avatar at the start")
 
 
 def _add_addresses(parser: argparse.ArgumentParser) -> None:
@@ -213,7 +207,7 @@ def _pinging() -> Iterator[None]:
 @contextmanager
 def _watched(triton: TritonServer, options: argparse.Namespace) -> Iterator[str]:
     """Within the block Triton is brought back when it dies; gives the health endpoint's address."""
-    watch = Watch(triton, shared_models(triton.settings), on_look=lambda: notify("WATCHDOG=1"))
+    watch = Watch(triton, on_look=lambda: notify("WATCHDOG=1"))
     endpoint = HealthEndpoint(options.host, options.health_port, lambda: watch.health)
     stop = threading.Event()
     thread = threading.Thread(target=watch.run, args=[stop], name="watch")
@@ -282,7 +276,9 @@ def _print_addresses(triton: TritonServer, health_url: str | None) -> None:
 
 
 def _print_hints(triton: TritonServer) -> None:
-    avatar = (*triton.settings.load, "AVATAR")[0]
+    folder = triton.settings.avatars
+    manifests = sorted(folder.glob("*/avatar.json")) if folder is not None else []
+    avatar = manifests[0].parent.name if manifests else "AVATAR"
     speech = "export/demo/speech/hello.flac"
     print("\nTalk to it:")
     print(

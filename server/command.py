@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from compositor_backend.settings import (
+    AVATARS_VARIABLE,
+    CACHE_VARIABLE,
+    NETWORK_CACHE_VARIABLE,
+    SCRATCH_VARIABLE,
+)
 from server.installation import STUB, Installation
-from server.settings import ROOT, ServerSettings
+from server.settings import CLOSED, ROOT, ServerSettings
 
-BACKENDS = Path(__file__).resolve().parent / "backends"
-"""Our own Python-based backends."""
+KEY_HEADER = "lipstream-key"
+
 STUB_TIMEOUT_S = 120
 """A stub imports onnxruntime while others do: longer than Triton's 30 s where the machine is small."""
 
@@ -28,15 +34,13 @@ class Ports:
 
 
 def lay_out_backends(installation: Installation, folder: Path) -> None:
-    """Fill `folder` with Triton's Python backend, the stub of this interpreter, and our own backends."""
+    """Fill `folder` with Triton's Python backend and the stub of this interpreter."""
     python = folder / "python"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(installation.python_backend, python, ignore=ignored)
     stub = python / STUB
     shutil.copyfile(installation.stub, stub)
     stub.chmod(0o755)
-    for backend in BACKENDS.iterdir():
-        shutil.copytree(backend, folder / backend.name, ignore=ignored)
 
 
 def triton_command(
@@ -44,37 +48,33 @@ def triton_command(
     installation: Installation,
     backends: Path,
     ports: Ports,
-    models: Sequence[str],
     shm_prefix: str,
+    key: str,
 ) -> list[str]:
     """The command line of tritonserver.
 
-    `models` are loaded at the start; `shm_prefix` begins the names of its segments in ``/dev/shm``.
+    `shm_prefix` begins the names of its segments in ``/dev/shm``; `key` opens the protocols that are closed.
     """
-    repositories = [*settings.model_repositories, *([settings.avatars] if settings.avatars else [])]
+    closed = f"{CLOSED}:{KEY_HEADER}={key}"
     return [
         str(installation.binary),
-        *(f"--model-repository={path.resolve()}" for path in repositories),
+        f"--model-repository={settings.model_repository.resolve()}",
         f"--backend-directory={backends}",
-        # Who decides which avatars are loaded is the client side, over gRPC.
-        "--model-control-mode=explicit",
-        *(f"--load-model={name}" for name in models),
+        # Avatars are data: no model is ever loaded or unloaded while Triton runs.
+        "--model-control-mode=none",
         # Every config is written out in full; completing one costs a Python process and 1.2 s for each load.
         "--disable-auto-complete-config",
-        # One avatar that cannot be loaded does not make the server unfit for all others.
-        "--strict-readiness=false",
         *([] if settings.gpu else ["--model-config-name=embedded", "--pinned-memory-pool-byte-size=0"]),
         f"--allow-gpu-metrics={'true' if settings.gpu else 'false'}",
         *_address_options(settings.host, ports),
         *_keepalive_options(),
-        # At most so many executions at a time on the GPU, over the networks of all avatars.
-        "--rate-limit=execution_count",
-        f"--rate-limit-resource=gpu_slot:{settings.gpu_slots}",
+        f"--grpc-restricted-protocol={closed}",
+        f"--http-restricted-api={closed}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         f"--backend-config=python,stub-timeout-seconds={STUB_TIMEOUT_S}",
         f"--exit-timeout-secs={max(1, int(settings.stop_timeout_s) - 5)}",
         f"--log-verbose={settings.verbose}",
-        *settings.all_triton_options,
+        *settings.triton_options,
     ]
 
 
@@ -95,8 +95,15 @@ def triton_environment(
     # The stubs take their packages from the first python3 in PATH, and our rooms from PYTHONPATH.
     _prepend(result, "PATH", Path(sys.executable).parent)
     _prepend(result, "PYTHONPATH", ROOT)
-    if settings.avatars is not None:
-        result["LIPSTREAM_AVATARS"] = str(settings.avatars.resolve())
+    # A stub would write what it compiles beside model.py, and nothing is written into the model repository.
+    result["PYTHONDONTWRITEBYTECODE"] = "1"
+    chosen = {
+        AVATARS_VARIABLE: settings.avatars and settings.avatars.resolve(),
+        NETWORK_CACHE_VARIABLE: settings.networks_mib,
+        SCRATCH_VARIABLE: settings.scratch_mib,
+        CACHE_VARIABLE: settings.cache and settings.cache.resolve(),
+    }
+    result.update({name: str(value) for name, value in chosen.items() if value is not None})
     # Frames come and go by the megabyte; an allocator that hands such blocks back to the kernel, and faults every
     # page in again for the next frame, takes as long over that as the compositor takes over a frame.
     for name, size in ALLOCATOR_BYTES.items():

@@ -4,7 +4,6 @@ LipstreamError
 └── ServerError            base of this room's
     ├── InstallationError  something that Triton needs is not installed on this machine
     ├── StartError         Triton does not come up, or dies while it comes up
-    ├── ModelLoadError     a model's config and its ONNX graph, or this machine, do not go together
     ├── TritonSilentError  a running Triton does not answer
     └── TritonRefusedError its answer is an error
 """
@@ -22,10 +21,6 @@ class InstallationError(ServerError):
 
 class StartError(ServerError):
     """Triton does not come up; the text gives the reason that its log holds."""
-
-
-class ModelLoadError(ServerError):
-    """A model that Triton's own ONNX Runtime backend would refuse, or that this machine cannot run."""
 
 
 class TritonSilentError(ServerError):

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +23,7 @@ from server.command import Ports, lay_out_backends, triton_command, triton_envir
 from server.errors import StartError, TritonSilentError
 from server.installation import Installation, find_installation
 from server.log_reason import find_reason
-from server.processes import Stub, kill_stubs, stubs, tritonserver
-from server.repositories import compile_models, models_to_load
+from server.processes import Process, Stub, kill_stubs, stubs, tritonserver
 from server.settings import ServerSettings
 from server.supervisor import remove_shared_memory
 from server.triton_http import TritonHttp
@@ -44,8 +43,6 @@ class TritonServer:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
-        self.models: tuple[str, ...] = ()
-        """Names of the models loaded at the start, those that they bring along left out."""
         self.log_path = settings.log or Path(tempfile.gettempdir()) / f"lipstream-{secrets.token_hex(4)}.log"
         self._keep_log = settings.log is not None
         self._log_begun = False
@@ -77,13 +74,17 @@ class TritonServer:
             self.reachable_host,
             self._ports.http,
             self._ports.metrics,
-            headers=self.settings.http_headers,
         )
 
     @property
     def ended(self) -> bool:
         """Whether Triton is not running, by its own will or because it was stopped."""
         return self._supervisor is None or self._supervisor.poll() is not None
+
+    @property
+    def triton(self) -> Process | None:
+        """The process of tritonserver, None where there is none."""
+        return None if self._supervisor is None else tritonserver(self._supervisor.pid)
 
     def stubs(self) -> list[Stub]:
         """The processes of its Python models."""
@@ -108,40 +109,31 @@ class TritonServer:
         self.stop()
 
     def start(self) -> None:
-        """Start Triton and return when the models asked for are ready."""
-        self.models = tuple(models_to_load(self.settings))
-        for repository in self.settings.model_repositories:
-            compile_models(repository)
+        """Start Triton and return when all its models are ready."""
         for attempts_left in reversed(range(_PORT_ATTEMPTS)):
             try:
                 self._ports = choose_ports(self.settings)
-                self._start_once(self.models, self.models)
+                self._start_once()
                 break
             except StartError as error:
                 # Between choosing a free port and binding it another process may have taken it.
                 if attempts_left == 0 or "already in use" not in str(error) or not self._chose_ports:
                     raise
 
-    def restart(
-        self,
-        shared: Sequence[str],
-        wanted: Sequence[str],
-        cancelled: threading.Event,
-        on_wait: Callable[[], None],
-    ) -> None:
-        """Start anew what has ended or must end, on the same ports, and return when the models `shared` are ready.
+    def restart(self, cancelled: threading.Event, on_wait: Callable[[], None]) -> None:
+        """Start anew what has ended or must end, on the same ports, and return when all models are ready.
 
-        Models of `wanted` that cannot be loaded are left out. `on_wait` is called again and again until then.
-        `StartError` if Triton does not come up, or if `cancelled` is set before it has; `InstallationError` or
-        `OSError` if it cannot be started any more. The log goes on, and is kept.
+        `on_wait` is called again and again until then. `StartError` if Triton does not come up, or if `cancelled` is
+        set before it has; `InstallationError` or `OSError` if it cannot be started any more. The log goes on, and is
+        kept.
         """
         self._keep_log = True
-        if self._supervisor is not None and (pid := tritonserver(self._supervisor.pid)) is not None:
+        if (triton := self.triton) is not None:
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(triton.pid, signal.SIGKILL)
         self.stop()
         on_wait()
-        self._start_once([*shared, *wanted], shared, cancelled, on_wait)
+        self._start_once(cancelled, on_wait)
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Return after `timeout_s`; raise `StartError` if Triton ends before that."""
@@ -184,8 +176,6 @@ class TritonServer:
 
     def _start_once(
         self,
-        models: Sequence[str],
-        required: Sequence[str],
         cancelled: threading.Event | None = None,
         on_wait: Callable[[], None] = lambda: None,
     ) -> None:
@@ -195,15 +185,16 @@ class TritonServer:
             self._shm_prefix = f"lipstream_{os.getpid()}_{secrets.token_hex(4)}_"
             on_failure.callback(self._clean_up)
             backends = self._run_folder / "backends"
+            # Nobody gets the key, so that what it closes is closed to everybody. (Who may list this machine's
+            # processes can read it, and could do more harm than that anyway.)
+            key = secrets.token_urlsafe(32)
             command = triton_command(
-                self.settings, installation, backends, self._ports, models, self._shm_prefix
+                self.settings, installation, backends, self._ports, self._shm_prefix, key
             )
-            if len(required) < len(models):
-                command.append("--exit-on-error=false")
             environment = triton_environment(self.settings, installation, os.environ)
             on_failure.callback(self.stop)
             self._supervisor = self._supervise(command, environment)
-            self._wait_until_ready(required, cancelled, on_wait)
+            self._wait_until_ready(cancelled, on_wait)
             on_failure.pop_all()
 
     def _make_run_folder(self, installation: Installation) -> Path:
@@ -245,20 +236,13 @@ class TritonServer:
         self._log_start = log.tell() if log.seekable() else 0
         return log
 
-    def _wait_until_ready(
-        self, required: Sequence[str], cancelled: threading.Event | None, on_wait: Callable[[], None]
-    ) -> None:
+    def _wait_until_ready(self, cancelled: threading.Event | None, on_wait: Callable[[], None]) -> None:
         deadline = time.monotonic() + self.settings.start_timeout_s
-        missing: list[str | None] = [None, *required]
-        while missing:
+        while True:
             on_wait()
             with suppress(TritonSilentError):
-                if self.http.ready(missing[0]):
-                    del missing[0]
-                    continue
-                # Triton opens HTTP when its first loads are over: a model that it does not have then does not come.
-                if missing[0] is not None:
-                    raise self._failure(f"Triton came up without {missing[0]}")
+                if self.http.ready():
+                    return
             if cancelled is not None and cancelled.is_set():
                 raise StartError("the start was given up")
             if time.monotonic() > deadline:

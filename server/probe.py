@@ -1,6 +1,6 @@
 """``python -m server.probe``: whether a Triton that no launcher watches serves, for a container's health check.
 
-A small request goes to each shared model. Where the answer is that its process is dead, which Triton 2.51 never mends,
+A small request goes to each Python model. Where the answer is that its process is dead, which Triton 2.51 never mends,
 ``--end PID`` ends that process, the container's first, so that the container's restart policy brings all of it back.
 """
 
@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from compositor_backend.contract import SHARED_MODELS
+from compositor_backend.contract import PYTHON_MODELS
 from server.errors import ServerError
 from server.triton_http import TritonHttp
 
@@ -20,7 +20,7 @@ _TIMEOUT_S = 10.0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0 if every shared model answers, 1 with one sentence on stderr if not."""
+    """0 if every Python model answers, 1 with one sentence on stderr if not."""
     parser = argparse.ArgumentParser(prog="python -m server.probe", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS")
     parser.add_argument("--http-port", type=int, default=8000, metavar="N")
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     http = TritonHttp(options.host, options.http_port, options.metrics_port, _TIMEOUT_S)
     try:
-        dead = [model.name for model in SHARED_MODELS if not http.lives(model.name)]
+        dead = [model.name for model in PYTHON_MODELS if not http.lives(model.name)]
     except ServerError as error:
         print(f"probe: {error}", file=sys.stderr)  # noqa: T201 - a command line
         return 1

@@ -11,6 +11,9 @@ from pathlib import Path
 _PROC = Path("/proc")
 _STUB = "triton_python_b"
 """What the kernel keeps of the name ``triton_python_backend_stub``."""
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_UTIME = 11
+"""Which of the fields after the name is the time in user mode; that in the kernel follows (proc(5))."""
 DEAD = "Z"
 STOPPED = frozenset("Tt")
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
@@ -22,12 +25,16 @@ Another failure, such as of too many open files, says nothing about the process,
 
 @dataclass(frozen=True)
 class Process:
-    """A process: its parent, the kernel's letter for its state (proc(5)), and its name cut to 15 characters."""
+    """A process: its parent, the kernel's letter for its state (proc(5)), and its name cut to 15 characters.
+
+    `cpu_s` is the CPU time that it has had.
+    """
 
     pid: int
     parent: int
     state: str
     name: str
+    cpu_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class Stub:
     pid: int
     state: str
     version_folder: Path | None
+    cpu_s: float = 0.0
 
     @property
     def model(self) -> str | None:
@@ -44,9 +52,9 @@ class Stub:
         return None if self.version_folder is None else self.version_folder.parent.name
 
 
-def tritonserver(supervisor: int) -> int | None:
-    """The process id of the tritonserver that a supervisor runs, None if it has none."""
-    return next((process.pid for process in _processes() if process.parent == supervisor), None)
+def tritonserver(supervisor: int) -> Process | None:
+    """The tritonserver that a supervisor runs, None if it has none."""
+    return next((process for process in _processes() if process.parent == supervisor), None)
 
 
 def stubs(supervisor: int) -> list[Stub]:
@@ -54,7 +62,7 @@ def stubs(supervisor: int) -> list[Stub]:
     processes = _processes()
     servers = {process.pid for process in processes if process.parent == supervisor}
     return [
-        Stub(process.pid, process.state, _version_folder(process.pid))
+        Stub(process.pid, process.state, _version_folder(process.pid), process.cpu_s)
         for process in processes
         if process.parent in servers and process.name == _STUB
     ]
@@ -90,8 +98,9 @@ def _read(pid: int) -> Process | None:
         return None
     # The name stands in brackets and may itself hold any character.
     name, _, rest = text.partition("(")[2].rpartition(")")
-    state, parent = rest.split()[:2]
-    return Process(pid, int(parent), state, name)
+    fields = rest.split()
+    ticks = int(fields[_UTIME]) + int(fields[_UTIME + 1])
+    return Process(pid, int(fields[1]), fields[0], name, ticks / _TICKS_PER_S)
 
 
 def _version_folder(pid: int) -> Path | None:

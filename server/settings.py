@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from compositor_backend.errors import SettingsError
@@ -17,53 +16,50 @@ DEFAULT_HTTP_PORT = 8000
 DEFAULT_METRICS_PORT = 8002
 DEFAULT_HEALTH_PORT = 8003
 
-ADMIN_HEADER = "admin-key"
-"""Over HTTP; over gRPC Triton puts ``triton-grpc-protocol-`` before it."""
-RESTRICTED = "model-repository,model-config,shared-memory,statistics,trace,logging"
-"""What wants the admin key: a load with a file override can run code. Inference, health and metadata stay open."""
-_HTTP_RESTRICTED = re.compile(r"--http-restricted-api=[^:]*:(?P<header>[^=]+)=(?P<value>.*)")
+CLOSED = "model-repository,shared-memory,trace,logging"
+"""Triton's protocols that are closed: with shared memory a client can make Triton read and write others' memory, with
+trace and log settings write files. Inference, health, metadata, configs and statistics stay open."""
 
 
 @dataclass(frozen=True)
 class ServerSettings:
     """What to serve, where, and how.
 
-    `model_repositories` hold what all avatars share; `models` names those of their models to load at
-    the start, None for all of them. `avatars` is the repository of the avatars, None for none; `load`
-    names the avatars to load at the start, `load_all` takes every one. Port 0 is any free port. `gpu`
-    keeps the production configs, else a model's ``configs/embedded.pbtxt`` goes first. `gpu_slots`
-    executions at a time are allowed where configs ask for the resource ``gpu_slot``. Without `log`
-    Triton's log is kept only if something fails. `triton_options` go to tritonserver as they are. With an
-    `admin_key` whatever changes the server or tells of it wants that key, over gRPC and HTTP.
+    `model_repository` holds the models that serve all avatars, and is only read. `avatars` is the folder of the
+    avatars, which need not exist yet; None leaves it to the environment and the models' parameters. Port 0 is any free
+    one. `gpu` keeps the production configs, else a model's ``configs/embedded.pbtxt`` goes first. `networks_mib` and
+    `scratch_mib` bound a process's networks and the activations of one run, None for the models' own parameters;
+    `cache` is where optimised graphs are kept, None for the user's cache folder.
+    Without `log` Triton's log is kept only if something fails. `triton_options` go to tritonserver as they are.
     """
 
-    model_repositories: tuple[Path, ...] = (ROOT / "model_repository",)
-    models: tuple[str, ...] | None = None
+    model_repository: Path = ROOT / "model_repository"
     avatars: Path | None = None
-    load: tuple[str, ...] = ()
-    load_all: bool = False
     host: str = "127.0.0.1"
     grpc_port: int = DEFAULT_GRPC_PORT
     http_port: int = DEFAULT_HTTP_PORT
     metrics_port: int = DEFAULT_METRICS_PORT
     gpu: bool = False
-    gpu_slots: int = 8
+    networks_mib: int | None = None
+    scratch_mib: int | None = None
+    cache: Path | None = None
     log: Path | None = None
     verbose: int = 0
     start_timeout_s: float = 120.0
     stop_timeout_s: float = 15.0
     triton_options: tuple[str, ...] = ()
-    admin_key: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is started."""
         check_ports(self.ports)
-        if re.fullmatch("[!-~]*", self.admin_key) is None:
-            raise SettingsError("the admin key has a character that a header cannot carry; ASCII is wanted")
-        if self.gpu_slots < 1:
-            raise SettingsError(f"gpu_slots is {self.gpu_slots}; at least 1 is wanted")
+        for name in ("networks_mib", "scratch_mib"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"{name}: expected 1 or more, got {value}")
         if self.start_timeout_s <= 0 or self.stop_timeout_s <= 0:
             raise SettingsError("start_timeout_s and stop_timeout_s must be above 0")
+        if not self.model_repository.is_dir():
+            raise SettingsError(f"there is no model repository {self.model_repository}")
 
     @property
     def ports(self) -> dict[str, int]:
@@ -71,22 +67,9 @@ class ServerSettings:
         return {"grpc_port": self.grpc_port, "http_port": self.http_port, "metrics_port": self.metrics_port}
 
     @property
-    def all_triton_options(self) -> tuple[str, ...]:
-        """`triton_options`, and those that the admin key stands for."""
-        if not self.admin_key:
-            return self.triton_options
-        restricted = f"{RESTRICTED}:{ADMIN_HEADER}={self.admin_key}"
-        return (
-            f"--grpc-restricted-protocol={restricted}",
-            f"--http-restricted-api={restricted}",
-            *self.triton_options,
-        )
-
-    @property
-    def http_headers(self) -> dict[str, str]:
-        """What a request over HTTP needs to be let in everywhere."""
-        matches = (_HTTP_RESTRICTED.fullmatch(option) for option in self.all_triton_options)
-        return {match["header"]: match["value"] for match in matches if match is not None}
+    def models(self) -> tuple[str, ...]:
+        """Names of the models in the repository, all of which are loaded at the start."""
+        return tuple(sorted(path.parent.name for path in self.model_repository.glob("*/config.pbtxt")))
 
 
 def check_ports(ports: Mapping[str, int]) -> None:

@@ -6,7 +6,6 @@ import errno
 import http.client
 import json
 import math
-import re
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from server.errors import TritonRefusedError, TritonSilentError
 _DEAD_STUB = "is not healthy"
 """Of Triton 2.51's "Stub process 'compositor_0_0' is not healthy."."""
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-_PENDING = re.compile(r'^nv_inference_pending_request_count\{model="([^"]+)"[^}]*\} (\S+)$', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -72,30 +70,11 @@ class TritonHttp:
             for model in answer["model_stats"]
         ]
 
-    def states(self) -> dict[str, str]:
-        """Of each model that has been loaded since Triton began: READY, LOADING, UNLOADING or UNAVAILABLE."""
-        index = json.loads(self._ask("POST", "/v2/repository/index", {}))
-        return {model["name"]: model["state"] for model in index if model.get("state")}
-
-    def pending(self, model: str) -> int:
-        """Requests that wait for a process of the model."""
-        text = self._ask("GET", "/metrics", port=self._metrics_port).decode()
-        return sum(int(float(count)) for name, count in _PENDING.findall(text) if name == model)
-
-    def load(self, model: str, timeout_s: float) -> None:
-        """Load a model; a loaded one anew if its folder has changed."""
-        self._ask("POST", f"/v2/repository/models/{model}/load", {}, timeout_s)
-
-    def unload(self, model: str, timeout_s: float) -> None:
-        """Unload a model and nothing that it is made of."""
-        self._ask("POST", f"/v2/repository/models/{model}/unload", {}, timeout_s)
-
     def lives(self, model: str) -> bool:
         """Whether the processes of a model answer; raises only if they do not within the time allowed.
 
         They are sent the smallest request that the model's tensors allow. Most models refuse it, and that is an answer.
         """
-        # Not its config: that may be kept from who has no key.
         metadata = json.loads(self._ask("GET", f"/v2/models/{model}"))
         try:
             inputs = [_smallest(tensor) for tensor in metadata["inputs"]]
