@@ -25,7 +25,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     _add_avatar(commands)
     check = commands.add_parser("check", help="say whether an avatar, or a folder of them, is whole")
     check.add_argument(
-        "folder", type=Path, metavar="DIR", help="avatars/avatar_<id>, or avatars/ for all of them"
+        "folder", type=Path, metavar="DIR", help="avatars/<id>, or avatars/ for all of them"
     )
     check.add_argument(
         "--deep",
@@ -65,7 +65,7 @@ def _add_avatar(commands: Commands[argparse.ArgumentParser]) -> None:
     avatar = commands.add_parser("avatar", help="make a served avatar of frames, face boxes and networks")
     _add_sources(avatar)
     avatar.add_argument(
-        "--avatars", type=Path, required=True, metavar="DIR", help="the model repository to add to"
+        "--avatars", type=Path, required=True, metavar="DIR", help="the folder of avatars to add to"
     )
     add_build_options(avatar)
     avatar.set_defaults(run=_run_avatar)

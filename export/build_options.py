@@ -22,13 +22,6 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoder", type=Path, metavar="P|F", help="the audio encoder; without it features are sent ready"
     )
-    parser.add_argument("--encoder-name", metavar="NAME", help="its short name (default: from its checksum)")
-    parser.add_argument(
-        "--network-name",
-        metavar="NAME",
-        help="share the network with other avatars as lipsync_NAME (default: Wav2Lip networks under their family's "
-        "name, others not)",
-    )
     parser.add_argument(
         "--quality",
         type=int,
@@ -38,7 +31,7 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--blend", choices=BLENDS, default="hard", help="edge of the pasted face (hard)")
     parser.add_argument(
-        "--precision", choices=("fp32", "fp16"), default="fp32", help="what the network computes in (fp32)"
+        "--gpu", action="store_true", help="write the network in half precision too, for GPUs"
     )
     parser.add_argument("--replace", action="store_true", help="build an avatar that is there already anew")
 
@@ -63,17 +56,15 @@ def avatar_settings(
         avatars=options.avatars,
         network=network,
         encoder=encoder,
-        encoder_name=options.encoder_name,
-        network_name=options.network_name,
         quality=options.quality,
         blend=options.blend,
         replace=options.replace,
-        precision=options.precision,
+        gpu=options.gpu,
     )
 
 
 def say_ready(options: argparse.Namespace, console: Console) -> None:
     """Say that the avatar is ready, and what serves it."""
-    folder = options.avatars / contract.avatar_ensemble_name(options.id)
-    command = f"python -m server --avatars {options.avatars} --load {options.id}"
+    folder = options.avatars / contract.check_avatar_id(options.id)
+    command = f"python -m server --avatars {options.avatars}"
     console.print(Text(f"{folder} is ready: {command}"), soft_wrap=True)

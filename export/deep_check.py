@@ -14,10 +14,10 @@ from typing import TypeAlias
 
 import numpy as np
 import onnxruntime
+from compositor_backend.avatar_frames import gather_faces
 from numpy.typing import NDArray
 
 from compositor_backend import contract
-from compositor_backend.avatar_frames import gather_faces
 from compositor_backend.blend import crop_face
 from compositor_backend.compositor import compose
 from compositor_backend.errors import LipstreamError

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from compositor_backend.avatar_frames import gather_faces
 from compositor_backend.contract import AUDIO, AVATAR_KEY, FACE, MOUTH, pcm_samples
 from compositor_backend.pack import AvatarPack
 from compositor_backend.windows import frame_windows, network_audio, request_windows
@@ -24,7 +23,7 @@ def silent_mouths(
 ) -> Iterator[NDArray[np.uint8]]:
     """The mouths of all template frames in order, uint8 [n,S,S,3] at a time, drawn to digital silence.
 
-    `network` and `encoder` (None where the network hears mel) are the graphs that will be served; `progress` is called
+    `network` and `encoder` (None where the network takes mel) are the graphs that will be served; `progress` is called
     with the frames done so far. `ExportError` if the network's key is not the pack's: it would draw another's face.
     With silence in all of a request's window, every frame of every request hears the same, so that one picture for
     each template frame is enough, and it is the one that the avatar's ensemble would give.
@@ -33,7 +32,7 @@ def silent_mouths(
     session = open_session(network)
     for first in range(0, pack.frames, BATCH):
         template = np.arange(first, min(first + BATCH, pack.frames))
-        inputs = {FACE.name: gather_faces(pack, template), AUDIO.name: audio[: len(template)]}
+        inputs = {FACE.name: pack.faces[template], AUDIO.name: audio[: len(template)]}
         mouths, keys = session.run([MOUTH.name, AVATAR_KEY.name], inputs)
         if (keys != pack.manifest.network_key).any():
             raise ExportError(

@@ -34,7 +34,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("path", type=Path, metavar="PATH", help="the avatar's or data set's folder")
     parser.add_argument("--id", required=True, help="a-z, 0-9, '_' and '-', at most 64")
     parser.add_argument(
-        "--avatars", type=Path, default=Path("avatars"), metavar="DIR", help="the model repository (avatars)"
+        "--avatars", type=Path, default=Path("avatars"), metavar="DIR", help="the folder of avatars (avatars)"
     )
     parser.add_argument("--format", metavar="F", help="take PATH for this format, where several fit")
     _add_networks(parser)
@@ -71,7 +71,7 @@ def _was_finished(options: argparse.Namespace, console: Console) -> bool:
     """Put imports in order that were cut off; whether one of them had this avatar ready, so that all is done."""
     from export.atomic import root_lock, settle_dead_stages
 
-    folder = options.avatars / contract.features_ensemble_name(options.id)
+    folder = options.avatars / contract.check_avatar_id(options.id)
     if folder.exists() or not options.avatars.is_dir():
         return False
     with root_lock(options.avatars):

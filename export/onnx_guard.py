@@ -8,9 +8,7 @@ large the file is, and only those fields of onnx.proto are known that lead to a 
 from __future__ import annotations
 
 import mmap
-import os
-import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +18,6 @@ MAX_ONNX_BYTES = 1 << 30
 """The largest lip-sync network known has a fifth of it; protobuf ends at twice that."""
 MAX_FIELDS = 4_000_000
 """Of all messages that are walked through: an honest network has some ten thousand, and a hostile one ends soon."""
-CLONE_FILE = "clone.bin"
-"""Beside the graph of a clone's network: the few numbers that set it apart (see `export.clone_graph`)."""
 MAX_DEPTH = 100
 """Protobuf's own limit for messages in messages."""
 
@@ -40,20 +36,16 @@ _MESSAGES: Mapping[str, Mapping[int, str]] = {
 }
 _OP_TYPE = 4
 _DIMS, _EXTERNAL_DATA, _DATA_LOCATION = 1, 13, 14
-_KEY, _VALUE = 1, 2
-_PLACE = (b"length", b"location", b"offset")
-_MOST_DIGITS = 19
 _TOO_MANY = 1 << 63
 _PAYLOADS = frozenset({4, 5, 6, 7, 9, 10, 11})
 _ENGINE_OP = b"EPContext"
 """Stands for a compiled engine, which its attributes may place in another file."""
 
 
-def refuse_foreign_files(path: Path, called: Path | None = None, *, clone: bool = False) -> None:
+def refuse_foreign_files(path: Path, called: Path | None = None) -> None:
     """`ExportError`, naming the file as `called`, if reading the ONNX file at `path` could lead to another file.
 
-    So is what claims more data than the file holds, and what is larger or deeper than any network. The graph of a
-    `clone` may lead to `CLONE_FILE` in the same folder, if that is a plain file, and holds what is looked for there.
+    So is what claims more data than the file holds, and what is larger or deeper than any network.
     """
     name = called or path
     try:
@@ -65,7 +57,7 @@ def refuse_foreign_files(path: Path, called: Path | None = None, *, clone: bool 
         if size == 0:
             raise ExportError(f"{name} is empty; an ONNX graph is wanted")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            _Walk(name, data, path.with_name(CLONE_FILE) if clone else None).model()
+            _Walk(name, data).model()
     except OSError as error:
         raise ExportError(f"{name} cannot be read: {error.strerror or error}") from error
 
@@ -87,11 +79,9 @@ class _Field:
 class _Walk:
     """Goes through the messages of one file."""
 
-    def __init__(self, name: Path, data: mmap.mmap, beside: Path | None) -> None:
-        """`beside` is the other file that tensors may lie in."""
+    def __init__(self, name: Path, data: mmap.mmap) -> None:
         self._name = name
         self._data = data
-        self._beside = beside
         self._fields = 0
 
     def model(self) -> None:
@@ -119,52 +109,21 @@ class _Walk:
             )
 
     def _tensor(self, start: int, end: int) -> None:
-        elements, payload, outside = 1, 0, False
-        where: list[tuple[bytes, bytes]] = []
+        elements, payload = 1, 0
         for field in self._message(start, end):
-            if field.number == _EXTERNAL_DATA and field.value is None:
-                outside = True
-                where.append(self._entry(field))
-            elif field.number in (_EXTERNAL_DATA, _DATA_LOCATION):
-                outside |= field.value != 0
-            elif field.number == _DIMS:
+            if field.number in (_EXTERNAL_DATA, _DATA_LOCATION) and field.value != 0:
+                raise ExportError(f"{self._name} keeps its weights in other files; a single file is wanted")
+            if field.number == _DIMS:
                 for size in self._dims(field):
                     elements = min(elements * size, _TOO_MANY)
             elif field.number in _PAYLOADS:
                 # A text may be empty, so each counts for one more.
                 payload += 1 + field.nbytes
-        if outside:
-            payload += self._bytes_beside(sorted(where))
         # Two 4-bit numbers share a byte; everything else takes a byte or more.
         if elements > 2 * payload:
             raise ExportError(
                 f"{self._name} has a tensor of {elements:.3g} numbers in {payload} bytes; it is cut off or damaged"
             )
-
-    def _entry(self, field: _Field) -> tuple[bytes, bytes]:
-        """The key and the value in an entry that says where a tensor's data lies."""
-        texts = {_KEY: b"", _VALUE: b""}
-        for text in self._message(field.start, field.end):
-            if text.value is None and text.number in texts:
-                texts[text.number] = self._data[text.start : text.end]
-        return texts[_KEY], texts[_VALUE]
-
-    def _bytes_beside(self, where: Sequence[tuple[bytes, bytes]]) -> int:
-        """How many bytes of the file beside this one a tensor takes; `ExportError` if it may lie anywhere else.
-
-        `where` is sorted, and said but once: of two places, readers may differ which they take.
-        """
-        keys, values = tuple(key for key, _ in where), [value for _, value in where]
-        beside = self._beside
-        if beside is None or keys != _PLACE or values[1] != os.fsencode(beside.name):
-            raise ExportError(f"{self._name} keeps its weights in other files; a single file is wanted")
-        found, (length, _, offset) = beside.lstat(), values
-        plain = stat.S_ISREG(found.st_mode) and all(
-            n.isdigit() and len(n) <= _MOST_DIGITS for n in (length, offset)
-        )
-        if not plain or int(offset) + int(length) > found.st_size:
-            raise ExportError(f"{self._name} looks for more in {beside.name} than there is")
-        return int(length)
 
     def _dims(self, field: _Field) -> Iterator[int]:
         """The dimensions in a field: one of them, or several packed together."""

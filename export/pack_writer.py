@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,14 @@ from compositor_backend.compositor import region_segments, stacked_runs
 from compositor_backend.errors import PackError
 from compositor_backend.geometry import FAMILIES, Box, SegmentGrid, check_box, restart_interval
 from compositor_backend.jpeg import MARKER_BYTES, Header, JpegSettings, encode, marker_offsets, read_header
-from compositor_backend.manifest import MANIFEST_NAME, MAX_SIDE_PX, PACK_FILES, FileEntry, Manifest
+from compositor_backend.manifest import (
+    MANIFEST_NAME,
+    MAX_SIDE_PX,
+    PACK_FILES,
+    FileEntry,
+    GraphEntry,
+    Manifest,
+)
 from compositor_backend.pack import AvatarPack, file_sha256
 from compositor_backend.splice import place
 
@@ -57,9 +64,8 @@ class PackSettings:
     family: str
     audio_mode: str
     audio_shape: tuple[int, ...]
-    encoder: str | None
-    network: str
     network_key: int
+    graphs: Mapping[str, GraphEntry]
     quality: int = DEFAULT_QUALITY
     subsampling: str = "420"
     blend: str = "hard"
@@ -223,8 +229,6 @@ class PackWriter:
             family=settings.family,
             audio_mode=settings.audio_mode,
             audio_shape=settings.audio_shape,
-            encoder=settings.encoder,
-            network=settings.network,
             network_key=settings.network_key,
             quality=settings.quality,
             subsampling=settings.subsampling,
@@ -232,6 +236,7 @@ class PackWriter:
             blend=settings.blend,
             created_by=f"lipstream {_version()}",
             files=files,
+            graphs=settings.graphs,
         )
 
     def _discard(self) -> None:

@@ -95,7 +95,7 @@ def _family(options: argparse.Namespace) -> str:
 
     network = _network(options)
     if network is None:
-        for name in ("encoder", "encoder_name", "network_name", "audio"):
+        for name in ("encoder", "audio"):
             if getattr(options, name) is not None:
                 option = name.replace("_", "-")
                 raise ExportError(f"--{option} was said without a network (--checkpoint or --onnx)")

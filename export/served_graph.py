@@ -12,7 +12,6 @@ import onnxruntime
 from compositor_backend import contract
 from compositor_backend.geometry import FAMILIES
 from export.errors import ExportError
-from export.model_configs import Network
 from export.onnx_guard import refuse_foreign_files
 
 _STATE = onnxruntime.capi.onnxruntime_pybind11_state
@@ -30,19 +29,9 @@ class ServedNetwork:
     audio_shape: tuple[int, ...]
     key: int
 
-    def named(self, name: str) -> Network:
-        """What the configs of the Triton model `name` need to know."""
-        return Network(name, FAMILIES[self.family].network_px, self.audio_shape)
-
-
-def open_session(
-    path: Path, called: Path | None = None, *, clone: bool = False
-) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU; `ExportError`, naming the file as `called`, if it does not load.
-
-    It may be that of a `clone`, which keeps what sets it apart in a file beside it.
-    """
-    refuse_foreign_files(path, called, clone=clone)
+def open_session(path: Path, called: Path | None = None) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU; `ExportError`, naming the file as `called`, if it does not load."""
+    refuse_foreign_files(path, called)
     return _open(str(path), called or path)
 
 
@@ -73,19 +62,19 @@ def checkpoint_of(path: Path) -> str | None:
     return None if found is None else str(found)
 
 
-def inspect_network(path: Path, called: Path | None = None, *, clone: bool = False) -> ServedNetwork:
+def inspect_network(path: Path, called: Path | None = None) -> ServedNetwork:
     """Read what a U-Net's graph of the contract is, and run it once for its key; `ExportError` if it is none.
 
-    Errors name the file as `called`. It may be that of a `clone`.
+    Errors name the file as `called`.
     """
     name = called or path
-    session = open_session(path, name, clone=clone)
+    session = open_session(path, name)
     face, audio = _visual_and_audio_shapes(name, session)
     family = next((f.name for f in FAMILIES.values() if face[1:] == [3, f.network_px, f.network_px]), None)
     if family is None:
         sides = ", ".join(str(f.network_px) for f in FAMILIES.values())
         raise ExportError(f"{name} has FACE {face}; a side of one of {sides} px is wanted")
-    wanted = contract.lipsync_model("network", face[2], tuple(audio[1:]))
+    wanted = contract.network_graph(face[2], tuple(audio[1:]))
     _check_tensors(name, session, wanted)
     return ServedNetwork(family, tuple(audio[1:]), _read_key(name, session, wanted))
 
@@ -94,7 +83,7 @@ def inspect_encoder(path: Path, called: Path | None = None) -> None:
     """Run an audio encoder's graph of the contract once; `ExportError`, naming it as `called`, if it is none."""
     name = called or path
     session = open_session(path, name)
-    wanted = contract.audio_encoder_model("encoder")
+    wanted = contract.ENCODER_GRAPH
     _check_tensors(name, session, wanted)
     _run_once(name, session, wanted)
 

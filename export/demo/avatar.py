@@ -13,10 +13,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compositor_backend import contract
 from compositor_backend.errors import PackError
 from compositor_backend.pack import AvatarPack
-from export.avatar import MODEL_FILE, STAMP_FILE, AvatarSettings, NetworkSource, Progress, build_avatar
+from export.avatar import STAMP_FILE, AvatarSettings, NetworkSource, Progress, build_avatar
 from export.demo import presenter
 from export.errors import ExportError
 from export.frames import Pixels
@@ -50,7 +49,7 @@ _SOURCES = (
     "export/demo/mouth.py",
     "export/demo/presenter*.py",
     "export/idle.py",
-    "export/model_configs.py",
+    "export/graph_memory.py",
     "export/pack_writer.py",
 )
 
@@ -134,10 +133,8 @@ def build_demo_avatar(
         avatars=avatars,
         network=NetworkSource(weights / UNET_FILE),
         encoder=weights / ENCODER_FILE,
-        encoder_name=DEMO_ID,
         blend=BLEND,
         replace=True,
-        replace_encoder=True,
         stamp=stamp,
     )
     build_avatar(settings, frames, [presenter.face_box(index) for index in frames.origin], progress)
@@ -145,21 +142,16 @@ def build_demo_avatar(
 
 
 def _is_up_to_date(avatars: Path, stamp: str) -> bool:
-    """Whether all folders are there, and those that are looked into are whole."""
-    folder = avatars / contract.avatar_ensemble_name(DEMO_ID)
-    needed = (
-        folder / "config.pbtxt",
-        avatars / contract.features_ensemble_name(DEMO_ID) / "config.pbtxt",
-        avatars / contract.lipsync_name(DEMO_ID) / MODEL_FILE,
-        avatars / contract.audio_encoder_name(DEMO_ID) / MODEL_FILE,
-    )
+    """Whether it is there, built from the same, and its files are those that its manifest names."""
+    folder = avatars / DEMO_ID
     try:
         if (folder / STAMP_FILE).read_text(encoding="utf-8") != stamp:
             return False
-        AvatarPack(folder).close()
+        with AvatarPack(folder) as pack:
+            graphs = [pack.graph(name) for name in pack.manifest.graphs]
+            return all(graph.path.stat().st_size == graph.nbytes for graph in graphs)
     except (OSError, UnicodeDecodeError, PackError):
         return False
-    return all(path.is_file() for path in needed)
 
 
 def _stamp(weights: Path, frames: int) -> str:
