@@ -17,6 +17,7 @@ from compositor_backend.contract import (
     FRAME_INDEX,
     FRAME_INDEX_ROWS,
     MEL,
+    RECT,
     check_audio,
     check_frame_index,
     parse_avatar,
@@ -26,11 +27,12 @@ from compositor_backend.errors import TensorError
 from compositor_backend.manifest import Manifest
 from compositor_backend.pack import PackCache
 from compositor_backend.settings import Settings
+from compositor_backend.timeline import template_frames
 from compositor_backend.windows import frame_windows, network_audio, window_count
 
 
 class AudioWindows:
-    """AVATAR, FRAME_INDEX and either EMBEDDING or FEATURES in; AUDIO, and AVATAR and FRAME_INDEX by row, out."""
+    """AVATAR, FRAME_INDEX and either EMBEDDING or FEATURES in; AUDIO, AVATAR and FRAME_INDEX by row, and RECT out."""
 
     def __init__(self, packs: PackCache) -> None:
         self._packs = packs
@@ -44,11 +46,12 @@ class AudioWindows:
         """Answer one request; a `RequestError` says what is wrong with it."""
         frame_index = check_frame_index(inputs[FRAME_INDEX.name])
         avatar_id = parse_avatar(inputs[AVATAR.name])
-        manifest = self._packs.get(avatar_id).manifest
+        pack = self._packs.get(avatar_id)
         return {
-            AUDIO.name: _network_input(inputs, frame_index.size, manifest),
+            AUDIO.name: _network_input(inputs, frame_index.size, pack.manifest),
             AVATAR_ROWS.name: repeat_avatar(avatar_id, frame_index.size),
             FRAME_INDEX_ROWS.name: frame_index[:, None],
+            RECT.name: pack.rects[template_frames(frame_index, pack.frames)],
         }
 
 

@@ -43,11 +43,13 @@ class NetworkInstance:
             load_timeout_s=settings.load_timeout_s,
             warn=triton.log_warning,
         )
+        # Kept: metrics end with the families that they belong to.
+        self._metrics = triton.Metrics(args)
         self._host: NetworkHost[Any] = NetworkHost(
             model,
             runtime.open,
             settings.network_cache_bytes,
-            report=_reporter(triton.Metrics(args)),
+            report=_reporter(self._metrics),
             warn=triton.log_warning,
         )
         self._rest = Rest()
