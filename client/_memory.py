@@ -2,65 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client._transport import ModelState, ModelStatistics, Tensors
-from client.errors import AvatarNotLoadedError, ServerFaultError, SessionError
+from client._transport import ModelStatistics, Tensors
+from client.errors import SessionError
 
 Answer = Callable[[str, Tensors], Awaitable[dict[str, NDArray[Any]]]]
 
 
 class MemoryTransport:
-    """Answers requests with a function of yours; loads and unloads the names given.
+    """Answers requests with a function of yours.
 
     `answer` gets a model's name and the input tensors and returns all output tensors, or raises what a
     transport may raise. Requests that it answered are counted in `statistics`.
     """
 
-    def __init__(self, answer: Answer, *, models: Iterable[str] = (), url: str = "memory:1") -> None:
+    def __init__(self, answer: Answer, *, url: str = "memory:1") -> None:
         self.url = url
         self._answer = answer
-        self._states = {name: ModelState(name) for name in models}
         self._requests: dict[str, int] = {}
         self._closed = False
 
     async def infer(
-        self, model: str, inputs: Tensors, outputs: Sequence[str], timeout_s: float
+        self,
+        model: str,
+        inputs: Tensors,
+        outputs: Sequence[str],
+        timeout_s: float,
+        avatar: str | None = None,
     ) -> dict[str, NDArray[Any]]:
         """See `Transport`."""
-        self._check_ready(model)
+        self._check_open()
         answer = await self._answer(model, {name: np.array(array) for name, array in inputs.items()})
         self._requests[model] = self._requests.get(model, 0) + 1
         return {name: answer[name] for name in outputs}
 
-    async def is_ready(self, model: str | None, timeout_s: float) -> bool:
+    async def is_ready(self, timeout_s: float) -> bool:
         """See `Transport`."""
         self._check_open()
-        return model is None or self._states.get(model, ModelState(model)).state == "READY"
-
-    async def index(self, timeout_s: float) -> list[ModelState]:
-        """See `Transport`."""
-        self._check_open()
-        return list(self._states.values())
-
-    async def load(self, model: str, timeout_s: float) -> None:
-        """See `Transport`."""
-        self._check_open()
-        if model not in self._states:
-            raise ServerFaultError(
-                f"failed to load '{model}', failed to poll from model repository", url=self.url
-            )
-        self._states[model] = ModelState(model, "READY")
-
-    async def unload(self, model: str, timeout_s: float) -> None:
-        """See `Transport`."""
-        self._check_open()
-        if self._states.get(model, ModelState(model)).state == "READY":
-            self._states[model] = ModelState(model, "UNAVAILABLE", "unloaded")
+        return True
 
     async def statistics(self, timeout_s: float) -> list[ModelStatistics]:
         """See `Transport`."""
@@ -77,8 +61,3 @@ class MemoryTransport:
     def _check_open(self) -> None:
         if self._closed:
             raise SessionError("the client is closed; make a new one")
-
-    def _check_ready(self, model: str) -> None:
-        self._check_open()
-        if self._states.get(model, ModelState(model)).state != "READY":
-            raise AvatarNotLoadedError(f"{model!r} is not loaded at {self.url}", url=self.url)

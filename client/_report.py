@@ -21,15 +21,8 @@ from client.errors import RequestRefusedError, SinkError
 from client.sinks import Sink
 from compositor_backend import contract
 
-_CHAIN = (
-    contract.AUDIO_FEATURES_MODEL.name,
-    contract.ENCODER_PREFIX,
-    contract.AVATAR_FRAMES_MODEL.name,
-    contract.LIPSYNC_PREFIX,
-    contract.COMPOSITOR_MODEL.name,
-    contract.IDLE_FRAMES_MODEL.name,
-)
-"""How names of the chain's models begin, first step first."""
+_CHAIN = tuple(model.name for model in contract.PYTHON_MODELS)
+"""The chain's models, first step first."""
 
 SETTLING_S = 0.02
 SETTLING_ATTEMPTS = 10
@@ -155,8 +148,8 @@ def step_times(before: Sequence[ModelStatistics], after: Sequence[ModelStatistic
 
 def _place_in_chain(reading: ModelStatistics) -> tuple[int, str]:
     """For sorting: steps in the chain's order, then all else by name."""
-    places = (place for place, prefix in enumerate(_CHAIN) if reading.model.startswith(prefix))
-    return next(places, len(_CHAIN)), reading.model
+    place = _CHAIN.index(reading.model) if reading.model in _CHAIN else len(_CHAIN)
+    return place, reading.model
 
 
 def _step(spent: ModelStatistics) -> StepTimes:

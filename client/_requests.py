@@ -23,9 +23,12 @@ class Frame:
 
     - `index`: Position on the avatar's timeline.
     - `timestamp_s`: Time since the utterance's beginning; 0 of an idle frame.
-    - `jpeg`: The whole baseline JPEG.
+    - `jpeg`: The whole baseline JPEG; empty if regions were asked for.
     - `rect`: Face box x1, y1, x2, y2 in pixels, if it was asked for.
     - `idle`: Whether it belongs to no utterance: shown by a session while nobody speaks.
+    - `region`: If it was asked for, the changed part alone: a baseline JPEG that, drawn at `region_rect` over any other
+      picture of the same template frame (an idle frame of the same index, say), gives the same picture.
+    - `region_rect`: Where that lies in the frame: x1, y1, x2, y2 in pixels.
     """
 
     index: int
@@ -33,6 +36,8 @@ class Frame:
     jpeg: bytes
     rect: Rect | None = None
     idle: bool = False
+    region: bytes | None = None
+    region_rect: Rect | None = None
 
 
 @dataclass(frozen=True)
@@ -42,16 +47,12 @@ class FrameRequest:
     avatar: str
     chunk: Chunk
     base: int
-    rects: bool
+    rects: bool = False
+    regions: bool = False
 
     def __post_init__(self) -> None:
         if self.base + self.chunk.start + self.chunk.frames - 1 > MAX_FRAME_INDEX:
             raise SessionError(f"the avatar's timeline ends at frame {MAX_FRAME_INDEX}; start again from 0")
-
-    @property
-    def model(self) -> str:
-        """The ensemble's name."""
-        return contract.avatar_ensemble_name(self.avatar)
 
     @property
     def silent(self) -> bool:
@@ -61,7 +62,9 @@ class FrameRequest:
     @property
     def outputs(self) -> list[str]:
         """Names of the tensors asked for."""
-        return [contract.JPEG.name, contract.RECT.name] if self.rects else [contract.JPEG.name]
+        pictures = [contract.REGION, contract.REGION_RECT] if self.regions else [contract.JPEG]
+        rects = [contract.RECT] if self.rects else []
+        return [tensor.name for tensor in (*pictures, *rects)]
 
     def inputs(self) -> dict[str, NDArray[Any]]:
         """The tensors to send."""
@@ -77,19 +80,28 @@ class FrameRequest:
 
     def frames(self, answer: Mapping[str, NDArray[Any]], url: str) -> list[Frame]:
         """The frames in an answer; `url` is for the error where their number is wrong."""
-        jpegs = answer[contract.JPEG.name]
-        rects = answer[contract.RECT.name].tolist() if self.rects else [None] * len(jpegs)
-        if not len(jpegs) == len(rects) == self.chunk.frames:
+        counts = {name: len(answer[name]) for name in self.outputs}
+        if set(counts.values()) != {self.chunk.frames}:
+            got = ", ".join(f"{count} in {name}" for name, count in counts.items())
             raise ServerFaultError(
-                f"Triton at {url} sent {len(jpegs)} frames and {len(rects)} face boxes "
-                f"where {self.chunk.frames} were asked for",
-                url=url,
+                f"Triton at {url} sent {got} where {self.chunk.frames} frames were asked for", url=url
             )
-        return [self._frame(offset, *pair) for offset, pair in enumerate(zip(jpegs, rects, strict=True))]
+        return [self._frame(offset, answer) for offset in range(self.chunk.frames)]
 
-    def _frame(self, offset: int, jpeg: bytes, rect: list[int] | None) -> Frame:
+    def _frame(self, offset: int, answer: Mapping[str, NDArray[Any]]) -> Frame:
         position = self.chunk.start + offset
-        box = None if rect is None else (rect[0], rect[1], rect[2], rect[3])
         idle = offset >= self.chunk.frames - self.chunk.idle
-        timestamp_s = 0.0 if idle else position / contract.FRAME_RATE_HZ
-        return Frame(self.base + position, timestamp_s, bytes(jpeg), box, idle)
+        return Frame(
+            index=self.base + position,
+            timestamp_s=0.0 if idle else position / contract.FRAME_RATE_HZ,
+            jpeg=b"" if self.regions else bytes(answer[contract.JPEG.name][offset]),
+            rect=_rect(answer[contract.RECT.name][offset]) if self.rects else None,
+            idle=idle,
+            region=bytes(answer[contract.REGION.name][offset]) if self.regions else None,
+            region_rect=_rect(answer[contract.REGION_RECT.name][offset]) if self.regions else None,
+        )
+
+
+def _rect(row: NDArray[Any]) -> Rect:
+    x1, y1, x2, y2 = row.tolist()
+    return x1, y1, x2, y2

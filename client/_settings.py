@@ -18,26 +18,27 @@ MAX_FRAME_INDEX = 2**31 - 1
 class Timeouts:
     """Seconds that one attempt of a call may take.
 
-    - `request_s`: A request for frames. The first one of a fresh TensorRT model takes long.
-    - `load_s`: Loading or unloading an avatar.
+    - `request_s`: A request for frames. One that opens a network takes longer than others.
     - `control_s`: Anything else: readiness, the list of avatars, statistics.
     """
 
     request_s: float = 30.0
-    load_s: float = 120.0
     control_s: float = 10.0
 
     def __post_init__(self) -> None:
-        _want_above(self, 0, "request_s", "load_s", "control_s")
+        _want_above(self, 0, "request_s", "control_s")
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often, and after what pauses, a request is sent again when the server is unavailable or busy.
+    """How often, and after what pauses, a request is sent again when no server can answer it now.
 
-    Requests carry no state, so each may be sent any number of times. Nothing else is retried.
+    Requests carry no state, so each may be sent any number of times. Nothing else is retried. Of several servers all
+    are tried before a pause.
 
-    - `attempts`: Tries in all; 1 means no retry.
+    - `attempts`: Tries in all where servers are busy, or have never answered; 1 means no retry.
+    - `patience_s`: How long a server that has answered before may be unavailable: one whose process died is back after
+      some seconds.
     - `first_delay_s`: The pause before the second try.
     - `factor`: Each pause is this many times the one before …
     - `longest_delay_s`: … up to this.
@@ -45,6 +46,7 @@ class RetryPolicy:
     """
 
     attempts: int = 4
+    patience_s: float = 20.0
     first_delay_s: float = 0.1
     factor: float = 2.0
     longest_delay_s: float = 2.0
@@ -52,13 +54,13 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         _want_from(self, 1, "attempts", "factor")
-        _want_from(self, 0, "first_delay_s", "longest_delay_s", "jitter")
+        _want_from(self, 0, "patience_s", "first_delay_s", "longest_delay_s", "jitter")
         _want(self.jitter <= 1, "jitter", self.jitter, "0 to 1")
 
     def delays_s(self) -> Iterator[float]:
-        """The pauses between the tries, jitter left out."""
+        """The pauses between tries, without end, jitter left out."""
         delay_s = self.first_delay_s
-        for _ in range(self.attempts - 1):
+        while True:
             yield min(delay_s, self.longest_delay_s)
             delay_s *= self.factor
 
@@ -88,42 +90,6 @@ class Keepalive:
 
 
 @dataclass(frozen=True)
-class PoolSettings:
-    """What a pool of avatars may hold, and how long it waits and remembers.
-
-    - `most`: Avatars loaded at a time on each server.
-    - `streams`: Leases at a time on each server, so that those that run keep their frame rate; one more on all of
-      them is refused at once. Pins do not count. None: no limit.
-    - `host_bytes`, `gpu_bytes`: Memory that each server may have in use, RAM of its machine and the sum over its GPUs,
-      by its own metrics. While it is more, the least recently used avatar leaves before another comes. Leave room for
-      a few avatars: what is being loaded shows only afterwards. None: no limit.
-    - `loads_at_a_time`: Loads under way at a time on each server.
-    - `wait_s`: How long an avatar may wait for a place, and for memory, while all others are in use.
-    - `idle_s`: Seconds after its last lease when an avatar is unloaded though nobody wants its place; None: never.
-    - `failed_s`: How long a load that failed is not tried again.
-    - `failures_kept`: So many of these are remembered.
-    """
-
-    most: int = 16
-    streams: int | None = None
-    host_bytes: int | None = None
-    gpu_bytes: int | None = None
-    loads_at_a_time: int = 2
-    wait_s: float = 30.0
-    idle_s: float | None = None
-    failed_s: float = 10.0
-    failures_kept: int = 1000
-
-    def __post_init__(self) -> None:
-        _want_from(self, 1, "most", "loads_at_a_time")
-        _want_from(self, 0, "failed_s", "failures_kept")
-        _want_above(self, 0, "wait_s")
-        for name in ("idle_s", "streams", "host_bytes", "gpu_bytes"):
-            if getattr(self, name) is not None:
-                _want_above(self, 0, name)
-
-
-@dataclass(frozen=True)
 class StreamOptions:
     """How an utterance is cut into requests.
 
@@ -133,6 +99,7 @@ class StreamOptions:
     - `first_frame`: Position of the first frame on the avatar's timeline.
     - `in_flight`: Requests under way or answered and not yet taken, at most.
     - `rects`: Whether frames carry the face box.
+    - `regions`: Whether frames carry their changed part alone, in place of the whole JPEG.
     - `idle`: Whether there are frames while nobody speaks, and iteration has no end.
     """
 
@@ -141,6 +108,7 @@ class StreamOptions:
     first_frame: int = 0
     in_flight: int = 4
     rects: bool = False
+    regions: bool = False
     idle: bool = False
 
     def __post_init__(self) -> None:

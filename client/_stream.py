@@ -146,7 +146,7 @@ class FrameStream:
         return self.next_index + IDLE_FRAMES - room
 
     def _request(self, chunk: Chunk, base: int) -> None:
-        request = FrameRequest(self.avatar, chunk, base, self._options.rects)
+        request = FrameRequest(self.avatar, chunk, base, self._options.rects, self._options.regions)
         self._pending.append(_Pending(request, self._start(request), chunk.frames))
 
     def _start(self, request: FrameRequest) -> asyncio.Task[Answer]:

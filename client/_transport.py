@@ -12,15 +12,6 @@ Tensors = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class ModelState:
-    """A model of the server's repository; `state` is Triton's word for it, empty if it was never loaded."""
-
-    name: str
-    state: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True)
 class ModelStatistics:
     """What Triton counted for a model since it started; times are sums over `requests`, in nanoseconds.
 
@@ -59,21 +50,20 @@ class Transport(Protocol):
         """The server's address, for messages."""
 
     async def infer(
-        self, model: str, inputs: Tensors, outputs: Sequence[str], timeout_s: float
+        self,
+        model: str,
+        inputs: Tensors,
+        outputs: Sequence[str],
+        timeout_s: float,
+        avatar: str | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """The outputs asked for, BYTES as object arrays. Cancelling the task cancels the request."""
+        """The outputs asked for, BYTES as object arrays. Cancelling the task cancels the request.
 
-    async def is_ready(self, model: str | None, timeout_s: float) -> bool:
-        """Whether the model is ready, or with None, whether the server answers."""
+        `avatar` is the id that the request is about, for balancers on the way.
+        """
 
-    async def index(self, timeout_s: float) -> list[ModelState]:
-        """Every model of the server's repository."""
-
-    async def load(self, model: str, timeout_s: float) -> None:
-        """Load a model and what it is made of."""
-
-    async def unload(self, model: str, timeout_s: float) -> None:
-        """Unload a model, and nothing that it is made of; no error if it is not loaded."""
+    async def is_ready(self, timeout_s: float) -> bool:
+        """Whether the server answers, and all its models are ready."""
 
     async def statistics(self, timeout_s: float) -> list[ModelStatistics]:
         """A reading of every loaded model."""

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from client._settings import Keepalive
-from client._transport import ModelState, ModelStatistics, Tensors
+from client._transport import ModelStatistics, Tensors
 from client.errors import (
-    AvatarNotLoadedError,
+    AvatarNotFoundError,
     RequestCancelledError,
     RequestRefusedError,
     RequestTimeoutError,
@@ -26,14 +26,13 @@ from client.errors import (
     SessionError,
     SettingsError,
 )
-from compositor_backend.contract import AVATAR_PREFIX, SHARED_MODELS
+from compositor_backend.contract import AVATAR_ENSEMBLE, AVATAR_ID_METADATA, MODELS
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 FIRST_RECONNECT_MS = 100
 LONGEST_RECONNECT_MS = 1000
 """gRPC waits up to 2 minutes between attempts to reconnect if nobody tells it otherwise."""
 
-_KEY_HEADER = "triton-grpc-protocol-admin-key"
 _ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:.]+\]:\d{1,5}")
 _LOOPBACK = ("127.", "localhost:", "[::1]:")
 _ENSEMBLE_PREFIX = re.compile(r"^in ensemble '[^']*', ")
@@ -44,8 +43,9 @@ _QUEUE_FULL = re.compile(r"Exceeds maximum queue size|Request timeout expired")
 _QUEUE_RETRY_AFTER_S = 1.0
 """A full queue holds less than that of work, but others come back to it as well."""
 _DEAD_PROCESS = re.compile(r"Stub process '([^']*)' is not healthy")
-_SHARED = frozenset(model.name for model in SHARED_MODELS)
-_RESTRICTED = re.compile(r"protocol is restricted")
+_UNKNOWN_AVATAR = re.compile(r"AVATAR '[^']*' is not on this server")
+_WAITING_FOR_NETWORKS = re.compile(r"wait for networks to be loaded")
+_OURS = frozenset(model.name for model in MODELS)
 # A server that dies can reset the stream instead of the connection, and then the status is one of these two.
 _RESET = re.compile(r"RST_STREAM|Stream removed|Connection reset|Broken pipe")
 
@@ -53,54 +53,42 @@ _RESET = re.compile(r"RST_STREAM|Stream removed|Connection reset|Broken pipe")
 class TritonTransport:
     """A `Transport` over gRPC; connects at the first call, and again by itself when the connection broke."""
 
-    def __init__(self, url: str, keepalive: Keepalive, admin_key: str | None = None) -> None:
-        """`url` is ``host:port`` of Triton's gRPC service; `admin_key` goes with whatever is no inference."""
+    def __init__(self, url: str, keepalive: Keepalive) -> None:
+        """`url` is ``host:port`` of Triton's gRPC service."""
         if _ADDRESS.fullmatch(url) is None:
             raise SettingsError(f"{url!r} is no server address; host:port of Triton's gRPC service is wanted")
         self.url = url
         self._keepalive = keepalive
-        self._key = None if not admin_key else {_KEY_HEADER: admin_key}
         self._client: Any = None
         self._closed = False
 
     async def infer(
-        self, model: str, inputs: Tensors, outputs: Sequence[str], timeout_s: float
+        self,
+        model: str,
+        inputs: Tensors,
+        outputs: Sequence[str],
+        timeout_s: float,
+        avatar: str | None = None,
     ) -> dict[str, NDArray[Any]]:
         """See `Transport`."""
         tensors = [_input(name, array) for name, array in inputs.items()]
         wanted = [triton.InferRequestedOutput(name) for name in outputs]
+        headers = None if avatar is None else {AVATAR_ID_METADATA: avatar}
         with self._calling(timeout_s) as client:
-            result = await client.infer(model, tensors, outputs=wanted, client_timeout=timeout_s)
+            result = await client.infer(
+                model, tensors, outputs=wanted, headers=headers, client_timeout=timeout_s
+            )
         return {name: result.as_numpy(name) for name in outputs}
 
-    async def is_ready(self, model: str | None, timeout_s: float) -> bool:
+    async def is_ready(self, timeout_s: float) -> bool:
         """See `Transport`."""
         with self._calling(timeout_s) as client:
-            if model is None:
-                # Not Triton's "ready": one avatar that failed to load would make that false for all.
-                return bool(await client.is_server_live(client_timeout=timeout_s))
-            return bool(await client.is_model_ready(model, client_timeout=timeout_s))
-
-    async def index(self, timeout_s: float) -> list[ModelState]:
-        """See `Transport`."""
-        with self._calling(timeout_s) as client:
-            answer = await client.get_model_repository_index(headers=self._key, client_timeout=timeout_s)
-        return [ModelState(model.name, model.state, model.reason) for model in answer.models]
-
-    async def load(self, model: str, timeout_s: float) -> None:
-        """See `Transport`."""
-        with self._calling(timeout_s) as client:
-            await client.load_model(model, headers=self._key, client_timeout=timeout_s)
-
-    async def unload(self, model: str, timeout_s: float) -> None:
-        """See `Transport`."""
-        with self._calling(timeout_s) as client:
-            await client.unload_model(model, headers=self._key, client_timeout=timeout_s)
+            return bool(await client.is_model_ready(AVATAR_ENSEMBLE.name, client_timeout=timeout_s))
 
     async def statistics(self, timeout_s: float) -> list[ModelStatistics]:
         """See `Transport`."""
         with self._calling(timeout_s) as client:
-            answer = await client.get_inference_statistics(headers=self._key, client_timeout=timeout_s)
+            answer = await client.get_inference_statistics(client_timeout=timeout_s)
         return [_statistics(model) for model in answer.model_stats]
 
     async def close(self) -> None:
@@ -177,10 +165,12 @@ def _server_error(error: InferenceServerException, url: str, timeout_s: float) -
         _TRACE.sub("", error.message() or "no reason given").split()
     )  # some of Triton's have line breaks
     if unknown := _UNKNOWN_MODEL.search(text):
-        return _not_loaded(unknown.group(1), url)
-    if _RESTRICTED.search(text):  # Triton calls that UNAVAILABLE, but trying again changes nothing.
-        return RequestRefusedError(f"Triton at {url} wants a key for this: {text}", url=url)
-    if _QUEUE_FULL.search(text):  # UNAVAILABLE as well, though it answers
+        return _no_model(unknown.group(1), url)
+    if unknown_avatar := _UNKNOWN_AVATAR.search(text):
+        return AvatarNotFoundError(f"{unknown_avatar.group()} ({url})", url=url)
+    if _QUEUE_FULL.search(text) or _WAITING_FOR_NETWORKS.search(
+        text
+    ):  # UNAVAILABLE as well, though it answers
         return _busy(url)
     if dead := _DEAD_PROCESS.search(text):
         return _process_died(dead.group(1), url)
@@ -194,19 +184,10 @@ def _server_error(error: InferenceServerException, url: str, timeout_s: float) -
     return kind(_ENSEMBLE_PREFIX.sub("", text), url=url)
 
 
-def _not_loaded(model: str, url: str) -> AvatarNotLoadedError:
-    if model in _SHARED:
-        return AvatarNotLoadedError(
-            f"Triton at {url} has not loaded {model!r}, which all avatars need; "
-            "'python -m server' loads it at its start",
-            url=url,
-        )
-    avatar = model.removeprefix(AVATAR_PREFIX)
-    return AvatarNotLoadedError(
-        f"avatar {avatar!r} is not loaded on Triton at {url}; "
-        f"'python -m client load {avatar}' loads it, 'python -m client avatars' lists what is there",
-        url=url,
-    )
+def _no_model(model: str, url: str) -> ServerError:
+    if model in _OURS:  # while Triton starts, or ends
+        return ServerUnavailableError(f"Triton at {url} does not serve {model!r} at the moment", url=url)
+    return RequestRefusedError(f"Triton at {url} has no model {model!r}", url=url)
 
 
 def _busy(url: str) -> ServerBusyError:

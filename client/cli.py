@@ -1,4 +1,4 @@
-"""The client's command line: speak, idle, see, load and unload avatars, and how a pool of them fares."""
+"""The client's command line: speak, idle, list avatars and warm them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,21 +19,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from client._client import LipstreamClient
-from client._pool_statistics import PoolStatistics, read_pool_statistics
 from client._report import SpeakReport, StepTimes, speak_to_sinks
-from client._settings import DEFAULT_URL, PoolSettings
+from client._settings import DEFAULT_URL
 from client._speech import frame_count
 from client.audio import Recording, read_audio
 from client.errors import AudioError, LipstreamError, ServerError, ServerUnavailableError, SinkError
-from client.residency import AvatarPool
 from client.sinks import JpegFolderSink, Mp4Sink, NullSink, Sink
-from compositor_backend.contract import FRAME_RATE_HZ, SAMPLE_RATE_HZ, check_avatar_id
+from compositor_backend.contract import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 
 URL_VARIABLE = "LIPSTREAM_URL"
-KEY_VARIABLE = "LIPSTREAM_ADMIN_KEY"
 MAX_IDLE_S = 3600
-FEW_AVATARS = 20
-"""So many are always listed in full."""
 
 EXIT_FAILED = 1
 EXIT_UNAVAILABLE = 3
@@ -53,7 +47,7 @@ _EXIT_CODES = (
 
 _EPILOG = f"""\
 The server's address is --url, else the environment's {URL_VARIABLE}, else {DEFAULT_URL}.
-A server's admin key is read from the environment's {KEY_VARIABLE}.
+Several servers: --url more than once, or commas in the environment's.
 Exit codes: 0 done, 1 a bad id or setting, 2 usage, 3 no server there, 4 the server refused or failed,
 5 the audio, 6 the files to write, 130 interrupted. Frames written before a failure are kept."""
 
@@ -115,58 +109,28 @@ async def _say(options: argparse.Namespace, console: Console, speech: Recording,
 async def _avatars(options: argparse.Namespace, console: Console) -> None:
     async with _connect(options) as client:
         avatars = await client.avatars()
-    counts = Counter({"ready": 0})
-    counts.update(avatar.state for avatar in avatars if avatar.state != "not loaded")
-    states = ", ".join(f"{count:,} {state}" for state, count in counts.items())
-    console.print(f"{len(avatars):,} avatars, {states}", highlight=False)
-    table = Table("avatar", "state", "reason")
-    in_full = options.all or len(avatars) <= FEW_AVATARS
+    if options.json:
+        for avatar in avatars:
+            print(json.dumps(asdict(avatar)))
+        return
+    table = Table("avatar", "size", "frames", "family", "audio", "idle", title=f"{len(avatars):,} avatars")
     for avatar in avatars:
-        if in_full or avatar.state != "not loaded":
-            table.add_row(avatar.avatar, avatar.state, avatar.reason)
+        size, idle = f"{avatar.width}x{avatar.height}", "yes" if avatar.idle_frames else "no"
+        audio = "speech" if avatar.takes_pcm else f"{avatar.audio_mode} features"
+        table.add_row(avatar.id, size, str(avatar.frames), avatar.family, audio, idle)
     console.print(table)
 
 
-async def _load(options: argparse.Namespace, console: Console) -> None:
-    """Through a pool, so that an avatar that is ready has given a frame."""
-    avatars = {check_avatar_id(avatar) for avatar in options.avatar}
-    settings = PoolSettings(most=len(avatars))
-    async with AvatarPool([options.url], settings, admin_key=_admin_key()) as pool:
-
-        async def load(avatar: str) -> None:
-            await pool.pin(avatar)
-            console.print(f"{avatar} is ready")
-
-        # One that fails must not break off the others' loads.
-        results = await asyncio.gather(*map(load, sorted(avatars)), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-
-
-async def _unload(options: argparse.Namespace, console: Console) -> None:
-    avatars = [check_avatar_id(avatar) for avatar in options.avatar]
+async def _warm(options: argparse.Namespace, console: Console) -> None:
     async with _connect(options) as client:
-        for avatar in avatars:
-            await client.unload(avatar)
-            console.print(f"{avatar} is not loaded")
-
-
-async def _pool_stats(options: argparse.Namespace, console: Console) -> None:
-    statistics = read_pool_statistics(options.figures_url)
-    if options.json:
-        print(json.dumps(asdict(statistics), indent=2))
-    else:
-        console.print(_pool_table(statistics, options.figures_url))
+        for avatar in options.avatar:
+            await client.warm(avatar)
+            console.print(f"{avatar} is warm")
 
 
 def _connect(options: argparse.Namespace) -> LipstreamClient:
-    return LipstreamClient(options.url, admin_key=_admin_key())
-
-
-def _admin_key() -> str | None:
-    """Not an option: who lists processes reads command lines."""
-    return os.environ.get(KEY_VARIABLE)
+    default: str = os.environ.get(URL_VARIABLE, DEFAULT_URL)
+    return LipstreamClient(options.url or default.split(","))
 
 
 def _sinks(options: argparse.Namespace, speech: Recording) -> list[Sink]:
@@ -216,27 +180,6 @@ def _steps_table(steps: Sequence[StepTimes]) -> Table:
     return table
 
 
-def _pool_table(statistics: PoolStatistics, url: str) -> Table:
-    table = Table("figure", title=f"The pool at {url}")
-    table.add_column("value", justify="right")
-    rate, load_s = statistics.hit_rate, statistics.mean_load_s
-    for name, value in (
-        ("hits", statistics.hits),
-        ("misses", statistics.misses),
-        ("hit rate", "-" if rate is None else f"{rate:.1%}"),
-        ("loads", statistics.loads),
-        ("mean load time", "-" if load_s is None else f"{load_s:.2f} s"),
-        ("loads failed", statistics.load_failures),
-        ("reloads", statistics.reloads),
-        ("evictions", statistics.evictions),
-        ("waiting", statistics.waiting),
-        ("streams", statistics.streams),
-        ("refused", statistics.refused),
-    ):
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else value)
-    return table
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m client",
@@ -251,22 +194,12 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("idle", help="write the frames of an avatar that nobody speaks through"), _idle
     )
     idle.add_argument("--seconds", required=True, type=_seconds, help=f"how long, up to {MAX_IDLE_S}")
-    for name, command, text in (
-        ("load", _load, "load avatars and wait until each has given a frame"),
-        ("unload", _unload, "unload avatars"),
-    ):
-        parsed = _add_common(commands.add_parser(name, help=text), command)
-        parsed.add_argument("avatar", nargs="+", help="the avatar's id")
     avatars = _add_common(commands.add_parser("avatars", help="list the server's avatars"), _avatars)
-    avatars.add_argument(
-        "--all", action="store_true", help=f"more than {FEW_AVATARS}, too, with those that are not loaded"
+    avatars.add_argument("--json", action="store_true", help="a line of JSON for each")
+    warm = _add_common(
+        commands.add_parser("warm", help="have avatars in the server's memory before they speak"), _warm
     )
-    stats = commands.add_parser("pool-stats", help="a running pool's figures")
-    stats.set_defaults(command=_pool_stats)
-    stats.add_argument(
-        "--figures-url", required=True, metavar="URL", help="where they are served: http://host:port/metrics"
-    )
-    stats.add_argument("--json", action="store_true", help="as JSON")
+    warm.add_argument("avatar", nargs="+", help="the avatar's id")
     return parser
 
 
@@ -300,5 +233,7 @@ def _seconds(text: str) -> float:
 def _add_common(parser: argparse.ArgumentParser, command: Command) -> argparse.ArgumentParser:
     url = os.environ.get(URL_VARIABLE, DEFAULT_URL)
     parser.set_defaults(command=command)
-    parser.add_argument("--url", default=url, metavar="HOST:PORT", help=f"Triton's gRPC service ({url})")
+    parser.add_argument(
+        "--url", action="append", metavar="HOST:PORT", help=f"Triton's gRPC service; may be repeated ({url})"
+    )
     return parser

@@ -11,10 +11,8 @@
             ├── ServerUnavailableError   nobody answers there, or the connection broke; worth a retry
             ├── RequestTimeoutError      no answer within the time allowed
             ├── RequestCancelledError    the server, or the closing client, gave the request up
-            ├── AvatarNotLoadedError     the server does not serve that avatar now
-            ├── AvatarNotFoundError      the server's model repository has no such avatar
+            ├── AvatarNotFoundError      the server has no such avatar
             ├── ServerBusyError          more to do than it can; knows when to try again
-            │   └── PoolFullError        a pool has no room for another stream or avatar
             ├── RequestRefusedError      the server says what is wrong with the request, in one sentence
             └── ServerFaultError         a defect on the server's side; its log has the rest
 
@@ -24,7 +22,6 @@ Each one's text is one sentence meant for a person. What the libraries below rai
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
 from compositor_backend.errors import AvatarIdError, LipstreamError, SettingsError
 
@@ -32,10 +29,8 @@ __all__ = [
     "AudioError",
     "AvatarIdError",
     "AvatarNotFoundError",
-    "AvatarNotLoadedError",
     "ClientError",
     "LipstreamError",
-    "PoolFullError",
     "RequestCancelledError",
     "RequestRefusedError",
     "RequestTimeoutError",
@@ -47,9 +42,6 @@ __all__ = [
     "SettingsError",
     "SinkError",
 ]
-
-
-_E = TypeVar("_E", bound="ServerError")
 
 
 class ClientError(LipstreamError):
@@ -80,14 +72,6 @@ class ServerError(ClientError):
         self.url = url
         self.frames_delivered: int | None = None
 
-    def again(self: _E) -> _E:
-        """The same error to raise to somebody else, who has had none of the frames."""
-        # Not `copy.copy`: that calls the constructor with the sentence alone.
-        other = type(self).__new__(type(self), *self.args)
-        other.__dict__.update(self.__dict__, frames_delivered=None)
-        other.__cause__ = self.__cause__
-        return other
-
     def __str__(self) -> str:
         sentence = super().__str__()
         if self.frames_delivered is None:
@@ -107,16 +91,12 @@ class RequestCancelledError(ServerError):
     """The request was given up by the server, or because the client was closed."""
 
 
-class AvatarNotLoadedError(ServerError):
-    """The server answers but does not serve that avatar at the moment."""
-
-
 class AvatarNotFoundError(ServerError):
-    """The server's model repository has no avatar of that name."""
+    """The server has no avatar of that id."""
 
 
 class ServerBusyError(ServerError):
-    """The server, or the pool for it, has more to do than it can.
+    """The server has more to do than it can.
 
     `retry_after_s` is when it may be worth another try; the sentence ends with it.
     """
@@ -124,17 +104,6 @@ class ServerBusyError(ServerError):
     def __init__(self, sentence: str, *, url: str, retry_after_s: float) -> None:
         super().__init__(f"{sentence}; try again in about {math.ceil(retry_after_s)} s", url=url)
         self.retry_after_s = retry_after_s
-
-
-class PoolFullError(ServerBusyError):
-    """A pool has no room for another stream, or no avatar has made room for another in time.
-
-    `full` is what there was none of: ``streams``, ``places`` or ``memory``.
-    """
-
-    def __init__(self, sentence: str, *, url: str, retry_after_s: float, full: str) -> None:
-        super().__init__(sentence, url=url, retry_after_s=retry_after_s)
-        self.full = full
 
 
 class RequestRefusedError(ServerError):

@@ -14,12 +14,11 @@ Handler = Callable[[Any, Any], Awaitable[Any]]
 
 
 class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Calls `handler(request, context)` for every inference; loads, unloads and lists what it is told."""
+    """Calls `handler(request, context)` for every inference; models in `ready` are."""
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
-        self.models: dict[str, tuple[str, str]] = {}
-        self.controlled: list[tuple[str, str, bool]] = []
+        self.ready: set[str] = set()
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         return await self.handler(request, context)
@@ -28,22 +27,7 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         return service_pb2.ServerLiveResponse(live=True)
 
     async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return service_pb2.ModelReadyResponse(ready=self.models.get(request.name, ("", ""))[0] == "READY")
-
-    async def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
-        index = service_pb2.RepositoryIndexResponse()
-        for name, (state, reason) in self.models.items():
-            index.models.add(name=name, state=state, reason=reason)
-        return index
-
-    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self.controlled.append(("load", request.model_name, False))
-        return service_pb2.RepositoryModelLoadResponse()
-
-    async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:  # noqa: N802
-        cascading = request.parameters["unload_dependents"].bool_param
-        self.controlled.append(("unload", request.model_name, cascading))
-        return service_pb2.RepositoryModelUnloadResponse()
+        return service_pb2.ModelReadyResponse(ready=request.name in self.ready)
 
     async def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
         answer = service_pb2.ModelStatisticsResponse()

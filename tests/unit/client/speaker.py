@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client import Frame, MemoryTransport
+from client import Frame
 from compositor_backend import contract
 
 FRAME = contract.SAMPLES_PER_FRAME
@@ -60,7 +60,13 @@ def answer(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         for offset, index in enumerate(indices)
     ]
     rects = np.array([box(int(index)) for index in indices], np.int32)
-    return {"JPEG": np.array(jpegs, dtype=object), "RECT": rects}
+    regions = np.array([b"region of " + jpeg for jpeg in jpegs], dtype=object)
+    return {
+        "JPEG": np.array(jpegs, dtype=object),
+        "RECT": rects,
+        "REGION": regions,
+        "REGION_RECT": rects,
+    }
 
 
 @dataclass
@@ -123,9 +129,3 @@ async def settle() -> None:
     """Let every task run until nothing is left to do but wait."""
     for _ in range(20):
         await asyncio.sleep(0)
-
-
-async def serving(transport: MemoryTransport, *avatars: str) -> MemoryTransport:
-    for avatar in avatars:
-        await transport.load(f"avatar_{avatar}", 1)
-    return transport

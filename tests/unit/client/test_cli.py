@@ -18,11 +18,10 @@ import soundfile
 from grpc import StatusCode
 from tritonclient.grpc import service_pb2
 
-from client import AvatarPool, MemoryTransport, PoolFullError, PoolSettings, cli
+from client import cli
 from compositor_backend import contract
 from tests.unit.client.grpc_server import Service, served
-from tests.unit.client.speaker import answer_at_once, noise
-from tests.unit.client.test_server_memory import CPU_ONLY, metrics_served
+from tests.unit.client.speaker import noise
 from tests.unit.client.test_sinks import jpeg, picture
 from tests.unit.client.test_triton import strings, unused_address
 
@@ -35,8 +34,8 @@ async def talk(request: Any, context: Any) -> Any:
     tensors = dict(zip((tensor.name for tensor in request.inputs), request.raw_input_contents, strict=True))
     indices = np.frombuffer(tensors["FRAME_INDEX"], np.int32)
     contract.check_pcm(np.frombuffer(tensors["PCM"], np.int16), len(indices))
-    avatar = request.model_name.removeprefix("avatar_").encode()
-    assert tensors["AVATAR"] == strings(avatar)
+    assert request.model_name == "avatar"
+    assert dict(context.invocation_metadata())["x-avatar-id"].encode() in tensors["AVATAR"]
     response = service_pb2.ModelInferResponse(model_name=request.model_name)
     response.outputs.add(name="JPEG", datatype="BYTES", shape=[len(indices)])
     response.raw_output_contents.append(strings(*(PICTURES[index] for index in indices)))
@@ -48,11 +47,6 @@ class Server:
 
     def __init__(self) -> None:
         self.service = Service(talk)
-        self.service.models = {
-            "avatar_demo": ("READY", ""),
-            "avatar_ann": ("", ""),
-            "compositor": ("READY", ""),
-        }
         self.url = ""
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
@@ -138,148 +132,63 @@ def test_idling_writes_frames_that_no_network_drew(
     assert [file.read_bytes() for file in files] == PICTURES[:38]
 
 
+INFO = {
+    "id": "ann", "width": 1280, "height": 720, "fps": 25, "frames": 523, "family": "328", "audio_mode": "ave",
+    "audio_shape": [32, 16, 16], "takes_pcm": True, "idle_frames": True,
+}  # fmt: skip
+OTHER = {**INFO, "id": "bob", "audio_mode": "hubert", "takes_pcm": False, "idle_frames": False}
+
+
+async def catalog(request: Any, context: Any) -> Any:
+    """The answer of the model of that name."""
+    assert request.model_name == "catalog"
+    response = service_pb2.ModelInferResponse(model_name=request.model_name)
+    response.outputs.add(name="MANIFEST", datatype="BYTES", shape=[2])
+    response.raw_output_contents.append(strings(*(json.dumps(entry).encode() for entry in (INFO, OTHER))))
+    return response
+
+
 def test_avatars_are_listed(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    server.service.handler = catalog
     assert cli.main(["avatars", "--url", server.url]) == 0
     printed = capsys.readouterr().out
     rows = [line.replace("│", " ").split() for line in printed.splitlines()]
-    assert ["ann", "not", "loaded"] in rows
-    assert ["demo", "ready"] in rows
-    assert "compositor" not in printed
-    assert printed.startswith("2 avatars, 1 ready\n")
+    assert ["ann", "1280x720", "523", "328", "speech", "yes"] in rows
+    assert ["bob", "1280x720", "523", "328", "hubert", "features", "no"] in rows
+    assert "2 avatars" in printed
 
 
-def many(server: Server, count: int) -> None:
-    server.service.models = {f"avatar_a{number:05d}": ("", "") for number in range(count)}
-    server.service.models["avatar_a00007"] = ("READY", "")
-    server.service.models["avatar_a00011"] = ("UNAVAILABLE", "model.onnx is broken")
+def test_avatars_are_listed_as_json(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    server.service.handler = catalog
+    assert cli.main(["avatars", "--url", server.url, "--json"]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [INFO, OTHER]
 
 
-def test_of_thousands_of_avatars_those_that_are_loaded_are_listed(
-    server: Server, capsys: pytest.CaptureFixture[str]
-) -> None:
-    many(server, 11_000)
-    assert cli.main(["avatars", "--url", server.url]) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith("11,000 avatars, 1 ready, 1 failed\n")
-    assert "a00007" in printed
-    assert "model.onnx is broken" in printed
-    assert "not loaded" not in printed
-
-
-@pytest.mark.parametrize(("count", "options", "listed"), [(20, [], 20), (21, [], 2), (21, ["--all"], 21)])
-def test_few_or_all_are_listed_in_full(
-    server: Server, capsys: pytest.CaptureFixture[str], count: int, options: list[str], listed: int
-) -> None:
-    many(server, count)
-    assert cli.main(["avatars", "--url", server.url, *options]) == 0
-    assert capsys.readouterr().out.count("a000") == listed
-
-
-def test_load_and_unload(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_avatars_are_warmed(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     asked: list[str] = []
 
     async def note(request: Any, context: Any) -> Any:
-        asked.append(request.model_name)
-        return await talk(request, context)
+        asked.append(dict(context.invocation_metadata())["x-avatar-id"])
+        response = service_pb2.ModelInferResponse(model_name=request.model_name)
+        response.outputs.add(name="REGION", datatype="BYTES", shape=[1])
+        response.raw_output_contents.append(strings(b"region"))
+        response.outputs.add(name="REGION_RECT", datatype="INT32", shape=[1, 4])
+        response.raw_output_contents.append(bytes(16))
+        return response
 
     server.service.handler = note
-    assert cli.main(["load", "ann", "bob", "ann", "--url", server.url]) == 0
-    assert sorted(asked) == ["avatar_ann", "avatar_bob"], "each has given a frame"
-    assert sorted(server.service.controlled) == [("load", "avatar_ann", False), ("load", "avatar_bob", False)]
-    assert sorted(capsys.readouterr().out.splitlines()) == ["ann is ready", "bob is ready"]
-    assert cli.main(["unload", "ann", "bob", "--url", server.url]) == 0
-    assert {("unload", "avatar_ann", False), ("unload", "avatar_bob", False)} < set(server.service.controlled)
-    assert capsys.readouterr().out.splitlines() == ["ann is not loaded", "bob is not loaded"]
-
-
-def test_an_avatar_that_gives_no_frame_is_not_ready(
-    server: Server, capsys: pytest.CaptureFixture[str]
-) -> None:
-    async def refuse(request: Any, context: Any) -> Any:
-        await context.abort(StatusCode.INVALID_ARGUMENT, "in ensemble 'avatar_ann', it has no frames")
-
-    server.service.handler = refuse
-    assert cli.main(["load", "ann", "--url", server.url]) == 4
-    printed = capsys.readouterr()
-    assert "ready" not in printed.out
-    assert "it has no frames" in printed.err
-    assert ("unload", "avatar_ann", False) in server.service.controlled
-
-
-def test_one_that_cannot_be_loaded_does_not_keep_the_others_from_it(
-    server: Server, capsys: pytest.CaptureFixture[str]
-) -> None:
-    async def refuse_ann(request: Any, context: Any) -> Any:
-        if request.model_name == "avatar_ann":
-            await context.abort(StatusCode.INVALID_ARGUMENT, "in ensemble 'avatar_ann', it has no frames")
-        await asyncio.sleep(0.1)
-        return await talk(request, context)
-
-    server.service.handler = refuse_ann
-    assert cli.main(["load", "ann", "bob", "--url", server.url]) == 4
-    assert capsys.readouterr().out.splitlines() == ["bob is ready"]
-
-
-@pytest.mark.parametrize("command", ["load", "unload"])
-def test_nothing_is_done_where_one_id_is_none(
-    server: Server, capsys: pytest.CaptureFixture[str], command: str
-) -> None:
-    assert cli.main([command, "ann", "../x", "--url", server.url]) == 1
-    assert server.service.controlled == []
-
-
-async def test_a_running_pools_figures(capsys: pytest.CaptureFixture[str]) -> None:
-    transport = MemoryTransport(answer_at_once, models=["avatar_ann", "avatar_bob"])
-    async with AvatarPool(transports=[transport], settings=PoolSettings(most=1, streams=2)) as pool:
-        url = f"http://127.0.0.1:{pool.serve_figures(0)}/metrics"
-        for avatar in ("ann", "ann", "bob"):
-            async with pool.lease(avatar):
-                pass
-        async with pool.lease("bob"), pool.lease("bob"):
-            with pytest.raises(PoolFullError):
-                await pool.lease("bob").__aenter__()
-            assert await asyncio.to_thread(cli.main, ["pool-stats", "--figures-url", url, "--json"]) == 0
-            statistics = json.loads(capsys.readouterr().out)
-            assert await asyncio.to_thread(cli.main, ["pool-stats", "--figures-url", url]) == 0
-            printed = capsys.readouterr().out
-    assert statistics.pop("mean_load_s") > 0
-    assert statistics == {
-        "hits": 3,
-        "misses": 2,
-        "hit_rate": 0.6,
-        "loads": 2,
-        "load_failures": 0,
-        "reloads": 0,
-        "evictions": 1,
-        "waiting": 0,
-        "streams": 2,
-        "refused": 1,
-    }
-    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in printed.splitlines()]
-    assert ["hit rate", "60.0%"] in rows
-    assert ["streams", "2"] in rows
-
-
-def test_figures_of_no_pool_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    away = f"http://{unused_address()}/metrics"
-    with metrics_served(200, CPU_ONLY.encode()) as other:
-        for url, code, sentence in (
-            (away, 3, f"error: no figures can be read at {away}: "),
-            (other, 4, f"error: what {other} serves are no figures of a pool"),
-            ("here", 1, "error: 'here' is no metrics address"),
-        ):
-            assert cli.main(["pool-stats", "--figures-url", url]) == code
-            error = capsys.readouterr().err
-            assert error.startswith(sentence)
-            assert error.count("\n") == 1
+    assert cli.main(["warm", "ann", "bob", "--url", server.url]) == 0
+    assert asked == ["ann", "bob"]
+    assert capsys.readouterr().out.splitlines() == ["ann is warm", "bob is warm"]
 
 
 def test_the_address_can_come_from_the_environment(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LIPSTREAM_URL", server.url)
+    server.service.handler = catalog
     assert cli.main(["avatars"]) == 0
-    assert "demo" in capsys.readouterr().out
+    assert "ann" in capsys.readouterr().out
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -333,7 +242,7 @@ def test_what_the_server_refuses_is_code_4_and_says_what_is_kept(
 ) -> None:
     async def refuse_later(request: Any, context: Any) -> Any:
         if np.frombuffer(request.raw_input_contents[1], np.int32)[0] >= 10:
-            await context.abort(StatusCode.INVALID_ARGUMENT, "in ensemble 'avatar_demo', no more today")
+            await context.abort(StatusCode.INVALID_ARGUMENT, "in ensemble 'avatar', no more today")
         return await talk(request, context)
 
     server.service.handler = refuse_later
@@ -375,7 +284,7 @@ def test_ctrl_c_stops_at_once_and_keeps_what_there_is(server: Server, speech: Pa
 
 
 IDLE = ["idle", "--avatar", "demo", "--seconds"]
-USAGE = [[], ["sing"], ["speak", "--avatar", "demo"], ["load"], ["unload"], ["pool-stats"], IDLE[:-1]]
+USAGE = [[], ["sing"], ["speak", "--avatar", "demo"], ["warm"], ["load"], IDLE[:-1]]
 USAGE += [[*IDLE, seconds] for seconds in ("long", "0", "-1", "nan", "inf", "3601")]
 
 

@@ -1,6 +1,8 @@
 import asyncio
+import json
 from collections.abc import Mapping
 from contextlib import aclosing
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,19 +13,17 @@ import client as room
 from client import (
     AudioError,
     AvatarIdError,
+    AvatarInfo,
     AvatarNotFoundError,
-    AvatarNotLoadedError,
-    AvatarState,
     LipstreamClient,
     MemoryTransport,
-    ModelState,
     RequestRefusedError,
     RetryPolicy,
-    ServerFaultError,
     ServerUnavailableError,
     SessionError,
     SettingsError,
 )
+from compositor_backend import contract
 from tests.unit.client.speaker import (
     FRAME,
     Desk,
@@ -32,7 +32,6 @@ from tests.unit.client.speaker import (
     box,
     frames_of,
     noise,
-    serving,
     settle,
 )
 
@@ -40,8 +39,7 @@ QUICK = RetryPolicy(attempts=3, first_delay_s=0)
 
 
 async def make_client(answering: Any = answer_at_once) -> LipstreamClient:
-    transport = await serving(MemoryTransport(answering, models=["avatar_demo"]), "demo")
-    return LipstreamClient(transport=transport, retry=QUICK)
+    return LipstreamClient(transport=MemoryTransport(answering), retry=QUICK)
 
 
 class Flaky:
@@ -149,108 +147,77 @@ async def test_what_the_server_refuses_is_not_sent_again() -> None:
     assert flaky.tries == {0: 1}
 
 
-async def test_an_avatar_that_is_not_loaded_is_named() -> None:
-    transport = MemoryTransport(answer_at_once, models=["avatar_demo"])
-    client = LipstreamClient(transport=transport)
-    with pytest.raises(AvatarNotLoadedError, match="demo"):
-        [frame async for frame in client.speak("demo", noise(FRAME))]
+class Catalog:
+    """A server with so many avatars, as the model `catalog` tells of them."""
+
+    def __init__(self, count: int) -> None:
+        self.ids = [f"a{number:05d}" for number in range(count)]
+        self.pages: list[tuple[int, int]] = []
+
+    async def __call__(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        assert model == "catalog"
+        if "AVATAR" in inputs:
+            avatar = contract.parse_avatar(inputs["AVATAR"])
+            if avatar not in self.ids:
+                raise AvatarNotFoundError(f"AVATAR {avatar!r} is not on this server", url="h:1")
+            return self._manifests([avatar])
+        offset, limit = int(inputs["OFFSET"][0]), int(inputs["LIMIT"][0])
+        self.pages.append((offset, limit))
+        return self._manifests(self.ids[offset : offset + limit])
+
+    def _manifests(self, ids: list[str]) -> dict[str, NDArray[Any]]:
+        found = np.empty(len(ids), object)
+        found[:] = [json.dumps({**asdict(info(avatar)), "newer": "unknown"}).encode() for avatar in ids]
+        return {"MANIFEST": found}
 
 
-class Repository(MemoryTransport):
-    """Shows an index of the test's making and notes what is unloaded."""
-
-    def __init__(self, *states: ModelState) -> None:
-        super().__init__(answer_at_once, models=[state.name for state in states])
-        self.shown = list(states)
-        self.unloaded: list[str] = []
-
-    async def index(self, timeout_s: float) -> list[ModelState]:
-        return self.shown
-
-    async def unload(self, model: str, timeout_s: float) -> None:
-        self.unloaded.append(model)
+def info(avatar: str) -> AvatarInfo:
+    return AvatarInfo(avatar, 1280, 720, 25, 523, "328", "ave", (32, 16, 16), True, True)
 
 
-async def test_avatars_are_listed_with_their_state_and_nothing_else_is() -> None:
-    transport = Repository(
-        ModelState("compositor", "READY"),
-        ModelState("avatar_zoe", "READY"),
-        ModelState("avatar_ann"),
-        ModelState("avatar_bob", "UNAVAILABLE", "unloaded"),
-        ModelState("avatar_cat", "UNAVAILABLE", "no such file"),
-        ModelState("avatar_dan", "LOADING"),
-        ModelState("avatar_frames", "READY"),
-        ModelState("avatar_NotAnId", "READY"),
-        ModelState("lipsync_zoe", "READY"),
-    )
-    assert await LipstreamClient(transport=transport).avatars() == [
-        AvatarState("ann", "not loaded"),
-        AvatarState("bob", "not loaded"),
-        AvatarState("cat", "failed", "no such file"),
-        AvatarState("dan", "loading"),
-        AvatarState("zoe", "ready"),
-    ]
+@pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 2500])
+async def test_every_avatar_is_listed_page_by_page(count: int) -> None:
+    catalog = Catalog(count)
+    found = await LipstreamClient(transport=MemoryTransport(catalog)).avatars()
+    assert found == [info(avatar) for avatar in catalog.ids]
+    assert all(limit == 1000 for _, limit in catalog.pages)
 
 
-async def test_unloading_leaves_what_avatars_share() -> None:
-    transport = Repository()
-    await LipstreamClient(transport=transport).unload("zoe")
-    assert transport.unloaded == ["avatar_zoe", "features_zoe", "lipsync_zoe"]
-
-
-async def test_an_unload_does_not_get_lost_while_the_server_is_away() -> None:
-    class Restarting(Repository):
-        away = 2
-
-        async def unload(self, model: str, timeout_s: float) -> None:
-            if model == "features_zoe" and self.away > 0:
-                self.away -= 1
-                raise ServerUnavailableError("restarting", url=self.url)
-            await super().unload(model, timeout_s)
-
-    transport = Restarting()
-    await LipstreamClient(transport=transport, retry=QUICK).unload("zoe")
-    assert transport.unloaded == ["avatar_zoe", "features_zoe", "lipsync_zoe"]
-
-
-async def test_load_and_unload_change_readiness() -> None:
-    client = LipstreamClient(transport=MemoryTransport(answer_at_once, models=["avatar_demo"]))
-    assert not await client.is_ready("demo")
-    await client.load("demo")
-    assert await client.is_ready("demo")
-    await client.unload("demo")
-    assert not await client.is_ready("demo")
-    assert await client.is_ready()
-
-
-async def test_loading_an_avatar_that_is_not_there_says_which_are() -> None:
-    client = LipstreamClient(transport=MemoryTransport(answer_at_once, models=["avatar_ann", "avatar_bob"]))
-    with pytest.raises(AvatarNotFoundError, match=r"no avatar 'zoe'; it has: ann, bob$") as caught:
-        await client.load("zoe")
-    assert isinstance(caught.value.__cause__, ServerFaultError)
-
-
-@pytest.mark.parametrize("kind", [ServerFaultError, RequestRefusedError])
-async def test_loading_an_avatar_that_is_there_but_broken_passes_on_the_reason(kind: Any) -> None:
-    class Broken(MemoryTransport):
-        async def load(self, model: str, timeout_s: float) -> None:
-            raise kind("failed to load 'avatar_demo', no such backend", url="h:1")
-
-    client = LipstreamClient(transport=Broken(answer_at_once, models=["avatar_demo"]))
-    with pytest.raises(ServerFaultError, match="no such backend"):
-        await client.load("demo")
-
-
-@pytest.mark.parametrize("call", ["load", "unload", "is_ready"])
-async def test_no_name_reaches_the_server_unchecked(call: str) -> None:
-    client = LipstreamClient(transport=MemoryTransport(answer_at_once))
+async def test_one_avatar_can_be_asked_for() -> None:
+    client = LipstreamClient(transport=MemoryTransport(Catalog(3)))
+    assert await client.avatar("a00002") == info("a00002")
+    with pytest.raises(AvatarNotFoundError):
+        await client.avatar("a00003")
     with pytest.raises(AvatarIdError):
-        await getattr(client, call)("../x")
+        await client.avatar("../x")
+
+
+async def test_warming_needs_the_network_of_that_avatar() -> None:
+    seen: list[tuple[str, str, bool, list[str]]] = []
+
+    async def note(model: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        avatar = contract.parse_avatar(inputs["AVATAR"])
+        seen.append((model, avatar, bool(contract.check_pcm(inputs["PCM"], 1).any()), sorted(inputs)))
+        return answer(inputs)
+
+    await LipstreamClient(transport=MemoryTransport(note)).warm("may")
+    # Nobody would hear it, but it is no silence, for which idle frames would do.
+    assert seen == [("avatar", "may", True, ["AVATAR", "FRAME_INDEX", "PCM"])]
+
+
+async def test_regions_come_in_place_of_whole_frames() -> None:
+    client = await make_client()
+    frames = [frame async for frame in client.speak("demo", noise(3 * FRAME), regions=True)]
+    whole = [frame async for frame in client.speak("demo", noise(3 * FRAME))]
+    assert [frame.jpeg for frame in frames] == [b""] * 3
+    assert [frame.region for frame in frames] == [b"region of " + frame.jpeg for frame in whole]
+    assert [frame.region_rect for frame in frames] == [box(0), box(1), box(2)]
+    assert [(frame.region, frame.region_rect) for frame in whole] == [(None, None)] * 3
 
 
 async def test_a_server_that_does_not_answer_is_not_ready() -> None:
     class Away(MemoryTransport):
-        async def is_ready(self, model: str | None, timeout_s: float) -> bool:
+        async def is_ready(self, timeout_s: float) -> bool:
             raise ServerUnavailableError("gone", url="h:1")
 
     assert not await LipstreamClient(transport=Away(answer_at_once)).is_ready()
@@ -268,6 +235,14 @@ async def test_a_closed_client_says_so() -> None:
 def test_a_malformed_address_is_refused_in_one_sentence(url: str) -> None:
     with pytest.raises(SettingsError, match="host:port"):
         LipstreamClient(url)
+
+
+def test_several_addresses_may_be_given() -> None:
+    assert LipstreamClient(["h:1", "i:1"]).url == "h:1,i:1"
+    with pytest.raises(SettingsError):
+        LipstreamClient([])
+    with pytest.raises(SettingsError, match="host:port"):
+        LipstreamClient(["h:1", "i"])
 
 
 @pytest.mark.parametrize("url", ["h:1", "10.0.0.1:8001", "[::1]:8001", "triton.example.org:443"])

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from client import (
-    AvatarNotLoadedError,
+    AvatarNotFoundError,
     Frame,
     LipstreamClient,
     MemoryTransport,
@@ -19,7 +19,7 @@ from client import (
     ServerFaultError,
 )
 from client._transport import Tensors
-from tests.unit.client.speaker import FRAME, Desk, answer, frames_of, noise, serving, settle
+from tests.unit.client.speaker import FRAME, Desk, answer, frames_of, noise, settle
 
 ONCE = RetryPolicy(attempts=1)
 SILENCE = np.zeros((10 + 5 + 12) * FRAME, np.int16)
@@ -52,16 +52,13 @@ def server() -> Server:
     return Server()
 
 
-async def connect(server: Server, *models: str, idle_frames: bool = True) -> LipstreamClient:
-    transport = MemoryTransport(server, models=models)
-    for model in models:
-        await transport.load(model, 1)
-    return LipstreamClient(transport=transport, retry=ONCE, idle_frames=idle_frames)
+def connect(server: Server, idle_frames: bool = True) -> LipstreamClient:
+    return LipstreamClient(transport=MemoryTransport(server), retry=ONCE, idle_frames=idle_frames)
 
 
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[LipstreamClient]:
-    async with await connect(server, "avatar_demo", "idle_frames") as client:
+    async with connect(server) as client:
         yield client
 
 
@@ -77,7 +74,7 @@ async def test_chunks_that_hear_nothing_are_asked_of_idle_frames(
     assert await speak(client, pcm) == frames_of(pcm)
     # Speech is heard 10 frames after it and 12 before it.
     heard = [0, 5, 10, 30, 35, 40, 45]
-    assert [first for model, first in server.asked if model == "avatar_demo"] == heard
+    assert [first for model, first in server.asked if model == "avatar"] == heard
     assert [first for model, first in server.asked if model == "idle_frames"] == [15, 20, 25]
 
 
@@ -85,25 +82,13 @@ async def test_the_faintest_sound_is_sound(client: LipstreamClient, server: Serv
     pcm = np.zeros(5 * FRAME, np.int16)
     pcm[1000] = 1
     assert await speak(client, pcm) == frames_of(pcm)
-    assert server.models == ["avatar_demo"]
+    assert server.models == ["avatar"]
 
 
 async def test_a_client_may_do_without(server: Server) -> None:
-    async with await connect(server, "avatar_demo", "idle_frames", idle_frames=False) as client:
+    async with connect(server, idle_frames=False) as client:
         assert await speak(client, SILENCE[: 5 * FRAME]) == frames_of(SILENCE[: 5 * FRAME])
-    assert server.models == ["avatar_demo"]
-
-
-async def test_a_server_without_the_model_is_asked_as_ever(
-    server: Server, caplog: pytest.LogCaptureFixture
-) -> None:
-    pcm = np.zeros(15 * FRAME, np.int16)
-    async with await connect(server, "avatar_demo") as client:
-        with caplog.at_level(logging.INFO):
-            assert await speak(client, pcm) == frames_of(pcm)
-    assert server.models == ["avatar_demo"] * 3
-    assert len(caplog.records) == 1
-    assert caplog.records[0].getMessage().startswith("demo is asked for its silent frames by its ensemble")
+    assert server.models == ["avatar"]
 
 
 async def test_an_avatar_without_idle_frames_is_asked_for_them_once(
@@ -112,7 +97,7 @@ async def test_an_avatar_without_idle_frames_is_asked_for_them_once(
     server.refusal = RequestRefusedError("AVATAR 'demo' has no idle frames", url="memory:1")
     pcm = np.zeros(15 * FRAME, np.int16)
     assert await speak(client, pcm) == frames_of(pcm)
-    assert server.models == ["idle_frames", *["avatar_demo"] * 3]
+    assert server.models == ["idle_frames", *["avatar"] * 3]
 
 
 async def test_until_a_minute_has_gone_by(
@@ -127,24 +112,24 @@ async def test_until_a_minute_has_gone_by(
     assert server.models == ["idle_frames"]
 
 
-async def test_a_server_that_has_lost_the_avatar_is_asked_for_idle_frames_when_it_is_back(
-    server: Server,
+async def test_an_avatar_that_is_not_there_is_not_asked_for_twice(
+    client: LipstreamClient, server: Server
 ) -> None:
-    transport = MemoryTransport(server, models=["avatar_demo", "idle_frames"])
-    async with LipstreamClient(transport=transport, retry=ONCE) as client:
-        with pytest.raises(AvatarNotLoadedError, match="demo"):
-            await speak(client, SILENCE[: 5 * FRAME])
-        for model in ("avatar_demo", "idle_frames"):
-            await transport.load(model, 1)
+    server.refusal = AvatarNotFoundError("AVATAR 'demo' is not on this server", url="memory:1")
+    with pytest.raises(AvatarNotFoundError, match="demo"):
         await speak(client, SILENCE[: 5 * FRAME])
     assert server.models == ["idle_frames"]
 
 
 async def test_several_requests_that_are_refused_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk()
-    async with LipstreamClient(
-        transport=await serving(MemoryTransport(desk, models=["avatar_demo"]), "demo"), retry=ONCE
-    ) as client:
+
+    async def without_idle(model: str, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        if model == "idle_frames":
+            raise RequestRefusedError("AVATAR 'demo' has no idle frames", url="memory:1")
+        return await desk(model, inputs)
+
+    async with LipstreamClient(transport=MemoryTransport(without_idle), retry=ONCE) as client:
         with caplog.at_level(logging.INFO):
             pcm = np.zeros(15 * FRAME, np.int16)
             stream = client.speak("demo", pcm, chunk_frames=5, in_flight=3)
@@ -227,7 +212,7 @@ async def test_the_mouth_comes_to_rest_as_in_one_long_recording(
 
 async def test_the_last_words_do_not_wait_for_the_network_to_come_to_rest() -> None:
     desk = Desk()
-    transport = await serving(MemoryTransport(desk, models=["avatar_demo"]), "demo")
+    transport = MemoryTransport(desk)
     async with LipstreamClient(transport=transport) as client, client.session("demo", idle=True) as session:
         session.push_audio(noise(12 * FRAME))
         session.end()
@@ -257,7 +242,7 @@ async def test_one_utterance_after_another_without_idling_between(client: Lipstr
 async def test_frames_given_up_leave_no_gap(answered: bool) -> None:
     """Ten frames fade out; five are shown before the next utterance, whether they are there or under way."""
     desk = Desk()
-    transport = await serving(MemoryTransport(desk, models=["avatar_demo"]), "demo")
+    transport = MemoryTransport(desk)
     first, second = noise(5 * FRAME, 1), noise(7 * FRAME, 2)
     async with LipstreamClient(transport=transport) as client, client.session("demo", idle=True) as session:
         session.push_audio(first)
@@ -307,7 +292,7 @@ async def test_an_open_utterance_is_awaited(client: LipstreamClient, server: Ser
         waiting = asyncio.create_task(anext(session))
         await settle()
         assert not waiting.done()
-        assert server.models == ["avatar_demo"]
+        assert server.models == ["avatar"]
         session.end()
         assert not (await waiting).idle
 

@@ -24,7 +24,7 @@ from client import (
     step_times,
 )
 from client import _report as report_module
-from tests.unit.client.speaker import FRAME, answer, answer_at_once, frames_of, noise, serving
+from tests.unit.client.speaker import FRAME, answer, answer_at_once, frames_of, noise
 
 
 class Recorder:
@@ -54,7 +54,7 @@ class Recorder:
 
 
 async def make_client(answering: Any = answer_at_once) -> LipstreamClient:
-    transport = await serving(MemoryTransport(answering, models=["avatar_demo"]), "demo")
+    transport = MemoryTransport(answering)
     return LipstreamClient(transport=transport, retry=RetryPolicy(attempts=1))
 
 
@@ -85,7 +85,7 @@ async def test_the_report_counts_what_happened(tmp_path: Path) -> None:
     assert 0 < report.time_to_first_frame_ms <= report.elapsed_s * 1e3
     assert report.mean_jpeg_bytes == pytest.approx(sum(len(frame.jpeg) for frame in seen) / 70)
     assert report.files == (str(tmp_path),)
-    assert [(step.model, step.requests) for step in report.steps] == [("avatar_demo", 4)]
+    assert [(step.model, step.requests) for step in report.steps] == [("avatar", 4)]
 
 
 @pytest.mark.parametrize("error", [SinkError("disk full"), ZeroDivisionError("a defect")])
@@ -198,7 +198,7 @@ async def test_a_server_that_keeps_its_statistics_to_itself_can_still_be_used() 
         async def statistics(self, timeout_s: float) -> list[ModelStatistics]:
             raise RequestRefusedError("wants a key", url="h:1")
 
-    transport = await serving(Closed(answer_at_once, models=["avatar_demo"]), "demo")
+    transport = Closed(answer_at_once)
     report = await speak_to_sinks(LipstreamClient(transport=transport), "demo", noise(FRAME), [NullSink()])
     assert (report.frames, report.steps) == (1, ())
 
@@ -212,7 +212,7 @@ async def test_a_request_that_the_server_counts_late_is_in_the_report() -> None:
             counted = {1: 0, 2: 1, 3: 2}.get(self.readings, 3)
             return [ModelStatistics("compositor", requests=counted, rows=counted, executions=counted)]
 
-    transport = await serving(Late(answer_at_once, models=["avatar_demo"]), "demo")
+    transport = Late(answer_at_once)
     report = await speak_to_sinks(LipstreamClient(transport=transport), "demo", noise(FRAME), [NullSink()])
     assert [step.requests for step in report.steps] == [3]
 
@@ -236,11 +236,11 @@ def test_step_times_are_means_over_the_requests_between_two_readings() -> None:
 def test_steps_are_in_the_order_of_the_chain_and_ensembles_come_last() -> None:
     chain = [
         "audio_features",
-        "audio_encoder_demo",
-        "avatar_frames",
-        "lipsync_demo",
+        "audio_encoder",
+        "audio_windows",
+        "lipsync",
         "compositor",
-        "avatar_demo",
+        "avatar",
     ]
     after = [ModelStatistics(name, requests=1, rows=1, executions=1) for name in sorted(chain)]
     assert [step.model for step in step_times([], after)] == chain

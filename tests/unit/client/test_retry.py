@@ -1,7 +1,6 @@
 import pytest
 
 from client import (
-    PoolFullError,
     RequestRefusedError,
     RequestTimeoutError,
     RetryPolicy,
@@ -67,7 +66,6 @@ async def test_a_busy_server_is_asked_again_after_the_policys_pauses() -> None:
     [
         RequestRefusedError("no", url="h:1"),
         RequestTimeoutError("no", url="h:1"),
-        PoolFullError("no", url="h:1", retry_after_s=1, full="places"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -83,3 +81,29 @@ async def test_one_attempt_means_no_retry() -> None:
     with pytest.raises(ServerUnavailableError):
         await retrying(server.call, RetryPolicy(attempts=1), sleep=server.sleep)
     assert (server.calls, server.slept_s) == (1, [])
+
+
+class Clock:
+    """Time that passes in pauses only."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def __call__(self) -> float:
+        return sum(self.server.slept_s)
+
+
+async def test_patience_is_a_matter_of_time_not_of_attempts() -> None:
+    server = Server(*[GONE] * 1000)
+    policy = RetryPolicy(attempts=2, patience_s=15, first_delay_s=0.1, longest_delay_s=1, jitter=0)
+    with pytest.raises(ServerUnavailableError):
+        await retrying(server.call, policy, patient=lambda: True, sleep=server.sleep, clock=Clock(server))
+    assert 14 <= sum(server.slept_s) <= 15
+    assert server.calls == len(server.slept_s) + 1
+
+
+async def test_a_busy_server_gets_its_attempts_and_no_patience() -> None:
+    server = Server(*[ServerBusyError("full", url="h:1", retry_after_s=9)] * 9)
+    with pytest.raises(ServerBusyError):
+        await retrying(server.call, RetryPolicy(attempts=3), patient=lambda: True, sleep=server.sleep)
+    assert server.calls == 3

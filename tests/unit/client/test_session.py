@@ -20,7 +20,7 @@ from client import (
     Session,
     SessionError,
 )
-from tests.unit.client.speaker import FRAME, Desk, answer_at_once, frames_of, noise, serving, settle
+from tests.unit.client.speaker import FRAME, Desk, answer_at_once, frames_of, noise, settle
 
 ONCE = RetryPolicy(attempts=1)
 
@@ -32,7 +32,7 @@ def desk() -> Desk:
 
 @pytest.fixture
 async def client(desk: Desk) -> AsyncIterator[LipstreamClient]:
-    transport = await serving(MemoryTransport(desk, models=["avatar_demo"]), "demo")
+    transport = MemoryTransport(desk)
     async with LipstreamClient(transport=transport, retry=ONCE) as client:
         yield client
 
@@ -114,7 +114,7 @@ async def test_pushes_of_any_length_give_the_frames_of_the_whole(
     pushes: list[int], chunk: int, first: int | None, in_flight: int
 ) -> None:
     pcm, got, at = noise(sum(pushes)), list[Frame](), 0
-    transport = await serving(MemoryTransport(answer_at_once, models=["avatar_demo"]), "demo")
+    transport = MemoryTransport(answer_at_once)
     client = LipstreamClient(transport=transport)
     async with client.session(
         "demo", chunk_frames=chunk, first_chunk_frames=first, first_frame=7, in_flight=in_flight
@@ -282,7 +282,7 @@ class TestFailure:
 
 class TestStates:
     async def test_utterances_follow_one_another_on_one_timeline(self) -> None:
-        transport = await serving(MemoryTransport(answer_at_once, models=["avatar_demo"]), "demo")
+        transport = MemoryTransport(answer_at_once)
         first, second, got = noise(7 * FRAME, 1), noise(3 * FRAME, 2), list[Frame]()
         async with LipstreamClient(transport=transport).session("demo") as session:
             for pcm in (first, second):
@@ -292,7 +292,7 @@ class TestStates:
         assert got == frames_of(first) + frames_of(second, first_frame=7)
 
     async def test_an_ended_utterance_stays_ended(self) -> None:
-        transport = await serving(MemoryTransport(answer_at_once, models=["avatar_demo"]), "demo")
+        transport = MemoryTransport(answer_at_once)
         async with LipstreamClient(transport=transport).session("demo") as session:
             session.push_audio(noise(FRAME))
             session.end()

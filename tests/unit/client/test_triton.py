@@ -10,9 +10,8 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from client import (
-    AvatarNotLoadedError,
+    AvatarNotFoundError,
     Keepalive,
-    ModelState,
     ModelStatistics,
     RequestCancelledError,
     RequestRefusedError,
@@ -47,7 +46,7 @@ def unused_address() -> str:
 async def infer(url: str, timeout_s: float = WAIT_S) -> Any:
     carrier = transport(url)
     try:
-        return await carrier.infer("avatar_x", {"N": np.zeros(2, np.int32)}, ["JPEG"], timeout_s)
+        return await carrier.infer("avatar", {"N": np.zeros(2, np.int32)}, ["JPEG"], timeout_s)
     finally:
         await carrier.close()
 
@@ -66,10 +65,10 @@ async def test_tensors_go_out_as_the_protocol_wants_them() -> None:
     }
     async with served(Service(keep)) as url:
         carrier = transport(url)
-        await carrier.infer("avatar_demo", inputs, [], WAIT_S)
+        await carrier.infer("avatar", inputs, [], WAIT_S)
         await carrier.close()
     (request,) = seen
-    assert request.model_name == "avatar_demo"
+    assert request.model_name == "avatar"
     assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in request.inputs] == [
         ("AVATAR", "BYTES", [1]),
         ("FRAME_INDEX", "INT32", [2]),
@@ -87,8 +86,8 @@ async def test_answers_keep_trailing_zeros_and_only_what_was_asked_for_comes() -
     handler = answering(JPEG=("BYTES", [2], strings(b"a\0\0", b"")), RECT=("INT32", [2, 4], rects.tobytes()))
     async with served(Service(handler)) as url:
         carrier = transport(url)
-        both = await carrier.infer("avatar_x", {}, ["JPEG", "RECT"], WAIT_S)
-        one = await carrier.infer("avatar_x", {}, ["JPEG"], WAIT_S)
+        both = await carrier.infer("avatar", {}, ["JPEG", "RECT"], WAIT_S)
+        one = await carrier.infer("avatar", {}, ["JPEG"], WAIT_S)
         await carrier.close()
     assert both["JPEG"].tolist() == [b"a\0\0", b""]
     np.testing.assert_array_equal(both["RECT"], rects.reshape(2, 4))
@@ -107,7 +106,7 @@ async def test_answers_larger_than_grpcs_own_limit_of_4_mb_arrive() -> None:
     [
         (
             "INVALID_ARGUMENT",
-            "in ensemble 'avatar_x', PCM has shape [3]; [4] is wanted",
+            "in ensemble 'avatar', PCM has shape [3]; [4] is wanted",
             RequestRefusedError,
             "PCM has shape [3]; [4] is wanted",
         ),
@@ -115,7 +114,7 @@ async def test_answers_larger_than_grpcs_own_limit_of_4_mb_arrive() -> None:
         ("UNIMPLEMENTED", "no such thing", RequestRefusedError, "no such thing"),
         (
             "INTERNAL",
-            "in ensemble 'avatar_x', error 4f2a, see the log",
+            "in ensemble 'avatar', error 4f2a, see the log",
             ServerFaultError,
             "error 4f2a, see the log",
         ),
@@ -124,13 +123,13 @@ async def test_answers_larger_than_grpcs_own_limit_of_4_mb_arrive() -> None:
         ("UNAVAILABLE", "Server is stopping", ServerUnavailableError, "(Server is stopping)"),
         (
             "INTERNAL",
-            "in ensemble 'avatar_x', Stub process 'lipsync_x_0_0' is not healthy.",
+            "in ensemble 'avatar', Stub process 'lipsync_0_0' is not healthy.",
             ServerUnavailableError,
-            "process 'lipsync_x_0_0' of Triton at",
+            "process 'lipsync_0_0' of Triton at",
         ),
         (
             "UNAVAILABLE",
-            "in ensemble 'avatar_x', [request id: <id_unknown>] Exceeds maximum queue size",
+            "in ensemble 'avatar', [request id: <id_unknown>] Exceeds maximum queue size",
             ServerBusyError,
             "is full: more is asked of it than it can compute; try again in about 1 s",
         ),
@@ -142,28 +141,34 @@ async def test_answers_larger_than_grpcs_own_limit_of_4_mb_arrive() -> None:
         ),
         ("CANCELLED", "shutting down", RequestCancelledError, "gave the request up: shutting down"),
         (
+            "UNAVAILABLE",
+            "in ensemble 'avatar', 512 requests wait for networks to be loaded already; retry later",
+            ServerBusyError,
+            "try again in about 1 s",
+        ),
+        (
+            "INVALID_ARGUMENT",
+            "in ensemble 'avatar', AVATAR 'may' is not on this server",
+            AvatarNotFoundError,
+            "AVATAR 'may' is not on this server",
+        ),
+        (
             "NOT_FOUND",
-            "Request for unknown model: 'avatar_x' is not found",
-            AvatarNotLoadedError,
-            "avatar 'x' is not loaded",
+            "Request for unknown model: 'avatar' is not found",
+            ServerUnavailableError,
+            "does not serve 'avatar' at the moment",
         ),
         (
             "UNAVAILABLE",
-            "Request for unknown model: 'avatar_x' has no available versions",
-            AvatarNotLoadedError,
-            "avatar 'x' is not loaded",
+            "Request for unknown model: 'compositor' has no available versions",
+            ServerUnavailableError,
+            "does not serve 'compositor' at the moment",
         ),
         (
             "NOT_FOUND",
-            "Request for unknown model: 'compositor' is not found",
-            AvatarNotLoadedError,
-            "has not loaded 'compositor', which all avatars need",
-        ),
-        (
-            "UNAVAILABLE",
-            "This protocol is restricted, expecting header 'triton-grpc-protocol-admin-key'",
+            "Request for unknown model: 'other' is not found",
             RequestRefusedError,
-            "wants a key",
+            "no model 'other'",
         ),
     ],
 )
@@ -199,7 +204,7 @@ async def test_cancelling_the_task_cancels_the_request_on_the_server() -> None:
     hanging = Hanging()
     async with served(Service(hanging)) as url:
         carrier = transport(url)
-        task = asyncio.create_task(carrier.infer("avatar_x", {}, ["JPEG"], WAIT_S))
+        task = asyncio.create_task(carrier.infer("avatar", {}, ["JPEG"], WAIT_S))
         await asyncio.wait_for(hanging.came.wait(), WAIT_S)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -212,7 +217,7 @@ async def test_closing_under_a_request_is_an_error_not_a_cancelled_task() -> Non
     hanging = Hanging()
     async with served(Service(hanging)) as url:
         carrier = transport(url)
-        task = asyncio.create_task(carrier.infer("avatar_x", {}, ["JPEG"], WAIT_S))
+        task = asyncio.create_task(carrier.infer("avatar", {}, ["JPEG"], WAIT_S))
         await asyncio.wait_for(hanging.came.wait(), WAIT_S)
         await carrier.close()
         with pytest.raises(RequestCancelledError, match="the client was closed"):
@@ -224,30 +229,32 @@ async def test_a_closed_transport_says_so() -> None:
     await carrier.close()
     await carrier.close()
     with pytest.raises(SessionError, match="closed"):
-        await carrier.index(WAIT_S)
+        await carrier.is_ready(WAIT_S)
 
 
-async def test_repository_calls() -> None:
+async def test_it_is_ready_when_the_ensemble_is() -> None:
     service = Service(failing("INTERNAL", ""))
-    service.models = {
-        "avatar_a": ("READY", ""),
-        "avatar_b": ("UNAVAILABLE", "unloaded"),
-        "avatar_c": ("", ""),
-    }
     async with served(service) as url:
         carrier = transport(url)
-        assert await carrier.is_ready(None, WAIT_S)
-        assert await carrier.is_ready("avatar_a", WAIT_S)
-        assert not await carrier.is_ready("avatar_b", WAIT_S)
-        assert await carrier.index(WAIT_S) == [
-            ModelState("avatar_a", "READY"),
-            ModelState("avatar_b", "UNAVAILABLE", "unloaded"),
-            ModelState("avatar_c"),
-        ]
-        await carrier.load("avatar_c", WAIT_S)
-        await carrier.unload("avatar_a", WAIT_S)
+        assert not await carrier.is_ready(WAIT_S)
+        service.ready.add("avatar")
+        assert await carrier.is_ready(WAIT_S)
         await carrier.close()
-    assert service.controlled == [("load", "avatar_c", False), ("unload", "avatar_a", False)]
+
+
+async def test_calls_about_an_avatar_say_so_to_balancers() -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def keep(request: Any, context: Any) -> Any:
+        seen.append(dict(context.invocation_metadata()))
+        return service_pb2.ModelInferResponse()
+
+    async with served(Service(keep)) as url:
+        carrier = transport(url)
+        await carrier.infer("avatar", {}, [], WAIT_S, "may")
+        await carrier.infer("catalog", {}, [], WAIT_S)
+        await carrier.close()
+    assert [metadata.get("x-avatar-id") for metadata in seen] == ["may", None]
 
 
 async def test_statistics() -> None:
@@ -263,7 +270,7 @@ async def test_it_reconnects_to_a_server_that_comes_back_at_the_same_address() -
     url = unused_address()
     carrier = transport(url)
     with pytest.raises(ServerUnavailableError):
-        await carrier.infer("avatar_x", {}, ["JPEG"], WAIT_S)
+        await carrier.infer("avatar", {}, ["JPEG"], WAIT_S)
     async with served(service, url):
         answer = await asyncio.wait_for(_until_answered(carrier), WAIT_S)
     await carrier.close()
@@ -273,6 +280,6 @@ async def test_it_reconnects_to_a_server_that_comes_back_at_the_same_address() -
 async def _until_answered(carrier: TritonTransport) -> Any:
     while True:
         try:
-            return await carrier.infer("avatar_x", {}, ["JPEG"], WAIT_S)
+            return await carrier.infer("avatar", {}, ["JPEG"], WAIT_S)
         except ServerUnavailableError:
             await asyncio.sleep(0.05)
