@@ -8,13 +8,9 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class GraphFile:
-    """A graph on disk: its size and SHA-256 (hex), and the bytes of activations that one row of a batch takes.
-
-    `engines` is the folder of its TensorRT engines for the GPU at hand, None where there are none.
-    """
+    """A graph on disk: its size and SHA-256 (hex), and the bytes of activations that one row of a batch takes."""
 
     path: Path
     sha256: str
     nbytes: int
     row_bytes: int
-    engines: Path | None = None

@@ -22,6 +22,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
+from compositor_backend.engines import engine_folder, this_platform
 from compositor_backend.errors import NetworkError
 from compositor_backend.graph_file import GraphFile
 from compositor_backend.load_journal import LoadJournal
@@ -73,6 +74,7 @@ class Runtime:
         self._scratch_bytes = scratch_bytes or DEFAULT_SCRATCH_BYTES[device.kind]
         self._load_timeout_s = load_timeout_s
         self._warn = warn
+        self._platform = this_platform() if device.kind == "GPU" else None
         self._journal = LoadJournal(cache_folder / "opening")
         self._saved = SavedGraphs(cache_folder, self._description(), MAX_SAVED_BYTES)
         _share_arena(device)
@@ -142,9 +144,15 @@ class Runtime:
         available = onnxruntime.get_available_providers()
         device_id = str(self.device.id)
         providers: list[Any] = []
-        if TENSORRT in available and graph.engines is not None:
-            providers.append((TENSORRT, {**tensorrt_options(graph.engines), "device_id": device_id}))
+        engines = None if self._platform is None else self._engines(graph, self._platform)
+        if TENSORRT in available and engines is not None:
+            providers.append((TENSORRT, {**tensorrt_options(engines), "device_id": device_id}))
         return [*providers, (CUDA, {"device_id": device_id}), CPU]
+
+    @staticmethod
+    def _engines(graph: GraphFile, platform: str) -> Path | None:
+        folder = engine_folder(graph.path.parent, platform, graph.sha256)
+        return folder if folder.is_dir() else None
 
     def _description(self) -> str:
         return "|".join(

@@ -21,7 +21,7 @@ def _add_pack(commands: Commands[argparse.ArgumentParser]) -> None:
     pack = commands.add_parser(
         "pack", help="make one archive of all that an avatar needs to be served elsewhere"
     )
-    pack.add_argument("avatar", metavar="AVATAR_DIR|ID", help="avatars/avatar_<id>, or the id alone")
+    pack.add_argument("avatar", metavar="AVATAR_DIR|ID", help="avatars/<id>, or the id alone")
     pack.add_argument(
         "--avatars",
         type=Path,
@@ -45,7 +45,7 @@ def _add_unpack(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     unpack.add_argument("archive", type=Path, metavar="FILE", help="what `pack` has written")
     unpack.add_argument(
-        "--avatars", type=Path, required=True, metavar="DIR", help="the model repository to add to"
+        "--avatars", type=Path, required=True, metavar="DIR", help="the folder of avatars to add to"
     )
     unpack.add_argument("--id", metavar="NEW", help="another id than the archive's")
     unpack.add_argument("--replace", action="store_true", help="exchange an avatar that is there already")
@@ -59,7 +59,7 @@ def _run_pack(options: argparse.Namespace) -> None:
 
     folder = Path(options.avatar).resolve()
     if not (folder / MANIFEST_NAME).is_file() and "/" not in options.avatar:
-        folder = options.avatars.resolve() / contract.avatar_ensemble_name(options.avatar)
+        folder = options.avatars.resolve() / contract.check_avatar_id(options.avatar)
     console = Console()
     with ProgressBars(console) as bars:
         contents = pack_avatar(folder, options.out, bars)
@@ -69,9 +69,7 @@ def _run_pack(options: argparse.Namespace) -> None:
     ]
     remained = left_out(folder, contents)
     if remained:
-        lines.append(
-            f"left out, since they are bound to this machine or no part of the avatar: {', '.join(remained)}"
-        )
+        lines.append(f"left out, since they are bound to this machine: {', '.join(remained)}")
     console.print(Text("\n".join(lines)), soft_wrap=True)
 
 
@@ -82,6 +80,5 @@ def _run_unpack(options: argparse.Namespace) -> None:
     settings = UnpackSettings(options.avatars, options.id, options.replace)
     with ProgressBars(console) as bars:
         folder = unpack_avatar(options.archive, settings, bars)
-    avatar_id = folder.name.removeprefix("avatar_")
-    text = f"{folder} is ready: python -m server --avatars {options.avatars} --load {avatar_id}"
+    text = f"{folder} is ready: python -m server --avatars {options.avatars}"
     console.print(Text(text), soft_wrap=True)

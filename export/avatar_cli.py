@@ -24,9 +24,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the commands to the parser of ``python -m export``."""
     _add_avatar(commands)
     check = commands.add_parser("check", help="say whether an avatar, or a folder of them, is whole")
-    check.add_argument(
-        "folder", type=Path, metavar="DIR", help="avatars/<id>, or avatars/ for all of them"
-    )
+    check.add_argument("folder", type=Path, metavar="DIR", help="avatars/<id>, or avatars/ for all of them")
     check.add_argument(
         "--deep",
         action="store_true",

@@ -24,7 +24,7 @@ _COMMAND_MODULES = (
     "export.clone_cli",
     "export.import_cli",
     "export.prepare_cli",
-    "export.engines_cli",
+    "export.engine_cli",
     "export.demo.avatar_cli",
     "export.demo.cli",
 )

@@ -14,7 +14,6 @@ from typing import TypeAlias
 
 import numpy as np
 import onnxruntime
-from compositor_backend.avatar_frames import gather_faces
 from numpy.typing import NDArray
 
 from compositor_backend import contract
@@ -22,10 +21,10 @@ from compositor_backend.blend import crop_face
 from compositor_backend.compositor import compose
 from compositor_backend.errors import LipstreamError
 from compositor_backend.jpeg import encode
-from compositor_backend.manifest import Manifest
+from compositor_backend.manifest import ENCODER, NETWORK
 from compositor_backend.pack import AvatarPack
 from compositor_backend.windows import frame_windows, network_audio, utterance_windows
-from export.avatar import MODEL_FILE, Progress
+from export.avatar import Progress, graph_path
 from export.check import Finding, check_avatar, decode_frame
 from export.errors import ExportError
 from export.idle import silent_audio
@@ -68,7 +67,7 @@ def check_avatar_deeply(folder: Path, progress: Progress | None = None) -> Itera
         yield finding
     if "pack" not in whole:
         return
-    avatar_id = folder.name.removeprefix(contract.AVATAR_PREFIX)
+    avatar_id = folder.name
     tell = progress or (lambda _what, _done, _total: None)
     parts: tuple[tuple[str, tuple[str, ...], _Look], ...] = (
         ("all frames", ("pack",), _all_frames),
@@ -170,7 +169,7 @@ def _speech(pack: AvatarPack, tell: _Tell) -> str:
     count = min(SPOKEN_FRAMES, pack.frames)
     template = spread(pack.frames, count)
     network = _network_path(pack)
-    session = open_session(network, clone=True)
+    session = open_session(network)
     mouths, keys = _draw(network, session, pack, template, _spoken_audio(pack, count))
     _check_mouths(network, template, mouths)
     for number, (frame, jpeg) in enumerate(
@@ -179,7 +178,7 @@ def _speech(pack: AvatarPack, tell: _Tell) -> str:
         _decoded(pack, jpeg, frame)
         tell(number + 1, count)
     heard = _moved(network, session, pack, template, mouths)
-    what = "speech" if pack.manifest.hears_speech else "made-up features"
+    what = "speech" if pack.manifest.takes_pcm else "made-up features"
     return (
         f"{count} frames drawn to {what}, composited and decoded; sound moves pixels by up to {heard} of 255"
     )
@@ -197,7 +196,7 @@ def _draw(
     drawn = []
     for first in range(0, len(template), BATCH):
         batch = slice(first, first + BATCH)
-        inputs = {contract.FACE.name: gather_faces(pack, template[batch]), contract.AUDIO.name: audio[batch]}
+        inputs = {contract.FACE.name: pack.faces[template[batch]], contract.AUDIO.name: audio[batch]}
         drawn.append(run(network, session, outputs, inputs))
     mouths, keys = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
     if (keys != pack.manifest.network_key).any():
@@ -232,8 +231,8 @@ def _moved(
 def _spoken_audio(pack: AvatarPack, count: int) -> NDArray[np.float32]:
     """The network's audio input for `count` frames of a recording, or fixed numbers where it takes ready features."""
     shape = pack.manifest.audio_shape
-    encoder = _encoder_path(pack.manifest, pack.folder.parent)
-    if pack.manifest.hears_mel:
+    encoder = _encoder_path(pack)
+    if pack.manifest.takes_mel:
         audio = frame_windows(utterance_windows(read_speech(SPEECH)), shape)
         return audio[spread(len(audio), count)]
     if encoder is None:
@@ -271,25 +270,23 @@ def spread(available: int, count: int) -> NDArray[np.intp]:
 
 
 def _network_path(pack: AvatarPack) -> Path:
-    return pack.folder.parent / pack.manifest.network / MODEL_FILE
+    return graph_path(pack.folder, NETWORK)
 
 
-def _encoder_path(manifest: Manifest, root: Path) -> Path | None:
-    if manifest.encoder is None:
-        return None
-    return root / contract.audio_encoder_name(manifest.encoder) / MODEL_FILE
+def _encoder_path(pack: AvatarPack) -> Path | None:
+    return graph_path(pack.folder, ENCODER) if ENCODER in pack.manifest.graphs else None
 
 
 # --- idle frames ---
 def _idle_frames(pack: AvatarPack, tell: _Tell) -> str:
     """Idle frames show what the networks draw to silence today, as nearly as arithmetic differs by machine."""
-    encoder = _encoder_path(pack.manifest, pack.folder.parent)
-    if not pack.has_idle or not pack.manifest.hears_speech:
-        return "none: the avatar has no audio encoder, is a clone, or was imported before there were any"
+    encoder = _encoder_path(pack)
+    if not pack.has_idle or not pack.manifest.takes_pcm:
+        return "none: the avatar has no audio encoder"
     # Every frame hears the same.
     silence = silent_audio(encoder, pack.manifest.audio_shape)[:1]
     network = _network_path(pack)
-    session = open_session(network, clone=True)
+    session = open_session(network)
     template = spread(pack.frames, IDLE_FRAMES)
     equal, least_db = 0, math.inf
     for first in range(0, len(template), BATCH):
@@ -317,6 +314,6 @@ def _check_idle(pack: AvatarPack, frame: int, drawn: bytes) -> float:
         raise ExportError(
             f"{pack.folder / 'idle_data.npy'} does not show what the networks draw to silence: frame {frame} has a "
             f"PSNR of {found_db:.1f} dB, its worst tile {tile_db:.1f} dB; {LEAST_PSNR_DB:.0f} and "
-            f"{LEAST_TILE_PSNR_DB:.0f} are wanted. If the audio encoder was replaced, import the avatar again"
+            f"{LEAST_TILE_PSNR_DB:.0f} are wanted. Import the avatar again"
         )
     return found_db

@@ -37,7 +37,9 @@ def row_bytes(path: Path) -> int:
         _set_batch(model.graph, 1)
         graph = shape_inference.infer_shapes(model, strict_mode=False, data_prop=True).graph
     except (ValueError, RuntimeError, OSError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"{path}: the shapes of its values cannot be inferred: {str(error)[:200]}") from error
+        raise ExportError(
+            f"{path}: the shapes of its values cannot be inferred: {str(error)[:200]}"
+        ) from error
     return max(1, _peak(graph, _sizes(graph)))
 
 
@@ -111,3 +113,9 @@ def _shared_input(
         if node.op_type in _IN_PLACE and last and sizes.get(home) == sizes.get(output):
             return home
     return None
+
+
+def weight_count(path: Path) -> int:
+    """Numbers in a graph's constants."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    return sum(math.prod(weight.dims) for weight in graph.initializer)

@@ -49,7 +49,7 @@ def write_unet(network: LipSyncNetwork, sha256: str, out: Path, limits: Limits |
     """The same for a network in memory; `sha256` (hex) is its checkpoint's and makes AVATAR_KEY."""
     side = network.family.geometry.network_px
     sample = (torch.zeros(2, 3, side, side, dtype=torch.uint8), torch.zeros(2, *network.mode.shape))
-    wanted = contract.lipsync_model("network", side, network.mode.shape)
+    wanted = contract.network_graph(side, network.mode.shape)
     about = {"family": network.family.name, "audio": network.mode.name, "checkpoint_sha256": sha256}
     key = contract.avatar_key(sha256)
     with replacing(out) as draft:
@@ -63,7 +63,7 @@ def write_unet(network: LipSyncNetwork, sha256: str, out: Path, limits: Limits |
 def write_encoder(encoder: AudioEncoder, sha256: str, out: Path, limits: Limits | None = None) -> Parity:
     """The same for an encoder in memory."""
     sample = (torch.zeros(2, 1, contract.MEL_BANDS, contract.MEL_FRAMES_PER_WINDOW),)
-    wanted = contract.audio_encoder_model("encoder")
+    wanted = contract.ENCODER_GRAPH
     with replacing(out) as draft:
         _trace(ServedEncoder(encoder), sample, wanted, draft)
         _finish(draft, wanted, {"checkpoint_sha256": sha256})

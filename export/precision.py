@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from compositor_backend.geometry import FAMILIES
 from export.atomic import replacing
 from export.errors import ExportError
 from export.picture_parity import (
@@ -141,7 +142,7 @@ def _float_tensors(model: onnx.ModelProto) -> set[str]:
 
 def network_px(network: ServedNetwork) -> int:
     """The side of FACE."""
-    return network.named("network").network_px
+    return FAMILIES[network.family].network_px
 
 
 def half_model(model: onnx.ModelProto) -> onnx.ModelProto:

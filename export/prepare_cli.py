@@ -100,7 +100,7 @@ def _family(options: argparse.Namespace) -> str:
                 option = name.replace("_", "-")
                 raise ExportError(f"--{option} was said without a network (--checkpoint or --onnx)")
         return str(options.family or DEFAULT_FAMILY)
-    there = options.avatars / contract.avatar_ensemble_name(options.id)
+    there = options.avatars / contract.check_avatar_id(options.id)
     if there.exists() and not options.replace:
         raise ExportError(f"{there} is there already; say --replace to build it anew")
     weights = describe(network, "as said", options.family)

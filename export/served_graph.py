@@ -29,6 +29,7 @@ class ServedNetwork:
     audio_shape: tuple[int, ...]
     key: int
 
+
 def open_session(path: Path, called: Path | None = None) -> onnxruntime.InferenceSession:
     """An onnxruntime session on the CPU; `ExportError`, naming the file as `called`, if it does not load."""
     refuse_foreign_files(path, called)

@@ -145,7 +145,7 @@ def _batched(shape: tuple[int, ...]) -> str:
 
 def _out_of_the_way(model: onnx.ModelProto, wild: _Wild) -> tuple[onnx.ModelProto, _Wild]:
     """The same with other names, if it has any that are added to it."""
-    wanted = contract.lipsync_model("network", wild.family.network_px, wild.audio_shape)
+    wanted = contract.network_graph(wild.family.network_px, wild.audio_shape)
     ours = {tensor.name for tensor in (*wanted.inputs, *wanted.outputs)}
     used = {name for node in model.graph.node for name in (*node.input, *node.output)}
     if not any(name in ours or name.startswith(_OWN_PREFIX) for name in used):
@@ -212,7 +212,7 @@ def _wrap(model: onnx.ModelProto, wild: _Wild, key: int) -> None:
     graph.initializer.extend(
         numpy_helper.from_array(value, name) for name, value in _constants(family, key).items()
     )
-    wanted = contract.lipsync_model("network", family.network_px, wild.audio_shape)
+    wanted = contract.network_graph(family.network_px, wild.audio_shape)
     for declared, tensors in ((graph.input, wanted.inputs), (graph.output, wanted.outputs)):
         del declared[:]
         declared.extend(_declaration(tensor) for tensor in tensors)

@@ -37,7 +37,7 @@ def _run_avatar(options: argparse.Namespace) -> None:
     with ProgressBars(console) as bars:
         built = build_demo_avatar(options.avatars, options.replace, bars)
     state = "is ready" if built else "is up to date"
-    console.print(Text(f"{options.avatars / 'avatar_demo'} {state}"), soft_wrap=True)
+    console.print(Text(f"{options.avatars / 'demo'} {state}"), soft_wrap=True)
 
 
 def _run_sheet(options: argparse.Namespace) -> None:
