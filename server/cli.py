@@ -15,8 +15,8 @@ from pathlib import Path
 from types import FrameType
 
 from compositor_backend.errors import LipstreamError
+from compositor_backend.settings import AVATARS_VARIABLE, DEFAULT_AVATARS_NAME
 from server.errors import StartError
-from server.health import HealthEndpoint
 from server.launcher import TritonServer
 from server.settings import (
     DEFAULT_GRPC_PORT,
@@ -27,8 +27,9 @@ from server.settings import (
     ServerSettings,
     check_ports,
 )
-from server.systemd import notify
-from server.watch import Watch
+from server.watchdog.endpoint import HealthEndpoint
+from server.watchdog.systemd import notify
+from server.watchdog.watch import Watch
 
 _COMMAND_STOPS_S = 10.0
 _PING_S = 1.0
@@ -37,8 +38,9 @@ After `--` may follow a command: it runs while Triton serves, with LIPSTREAM_URL
 LIPSTREAM_HTTP_URL and LIPSTREAM_METRICS_URL in its environment; when it ends Triton stops, and its
 exit status is the launcher's. Without a command Triton serves until Ctrl-C or SIGTERM.
 
-Should Triton or a process of its models die or hang, it is brought back. How the server is can be read at the health
-address: /live, /ready, and / for both and more as JSON.
+Should Triton or a process of its models die or hang, Triton is started again. How the server is can be read at the
+health address: /live, /ready, and / for both and more as JSON. Further settings of the models are read from the
+environment (compositor_backend/settings.py).
 """
 
 
@@ -101,10 +103,13 @@ def _parser() -> argparse.ArgumentParser:
         "--networks-mib",
         type=int,
         metavar="N",
-        help="networks that a process keeps in memory, in MiB of file",
+        help="networks that one process keeps in memory, in MiB of their files (the models' own parameter)",
     )
     parser.add_argument(
-        "--scratch-mib", type=int, metavar="N", help="activations of one run of a network, in MiB"
+        "--scratch-mib",
+        type=int,
+        metavar="N",
+        help="activations of one run of a network, in MiB (the models' own parameter)",
     )
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="where optimised graphs are kept (the user's cache folder)"
@@ -124,7 +129,9 @@ def _parser() -> argparse.ArgumentParser:
         help="passed to tritonserver as it is",
     )
     parser.add_argument(
-        "--no-restart", action="store_true", help="end when Triton ends, for who restarts it from outside"
+        "--no-restart",
+        action="store_true",
+        help="end when Triton ends, for a service manager that restarts it",
     )
     parser.add_argument("--hints", action="store_true", help="print three lines that talk to the server")
     return parser
@@ -134,9 +141,9 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--avatars",
         type=Path,
-        default=Path("avatars"),
+        default=Path(os.environ.get(AVATARS_VARIABLE) or DEFAULT_AVATARS_NAME),
         metavar="DIR",
-        help="the folder of avatars; one that appears is served, one that goes is not (avatars)",
+        help="the folder of avatars, which need not exist yet (LIPSTREAM_AVATARS, or avatars)",
     )
     parser.add_argument(
         "--model-repository",
@@ -206,7 +213,7 @@ def _pinging() -> Iterator[None]:
 
 @contextmanager
 def _watched(triton: TritonServer, options: argparse.Namespace) -> Iterator[str]:
-    """Within the block Triton is brought back when it dies; gives the health endpoint's address."""
+    """Within the block Triton is started again when it dies; gives the health endpoint's address."""
     watch = Watch(triton, on_look=lambda: notify("WATCHDOG=1"))
     endpoint = HealthEndpoint(options.host, options.health_port, lambda: watch.health)
     stop = threading.Event()

@@ -12,12 +12,15 @@ from pathlib import Path
 from compositor_backend.settings import (
     AVATARS_VARIABLE,
     CACHE_VARIABLE,
+    DEFAULT_AVATARS_NAME,
     NETWORK_CACHE_VARIABLE,
     SCRATCH_VARIABLE,
 )
 from server.installation import STUB, Installation
 from server.settings import CLOSED, ROOT, ServerSettings
 
+BACKENDS = "backends"
+MODELS = "model_repository"
 KEY_HEADER = "lipstream-key"
 
 STUB_TIMEOUT_S = 120
@@ -43,23 +46,37 @@ def lay_out_backends(installation: Installation, folder: Path) -> None:
     stub.chmod(0o755)
 
 
+def lay_out_models(model_repository: Path, folder: Path) -> None:
+    """Fill `folder` with links to the files of a model repository.
+
+    A stub writes what it compiles beside the model.py that it is given, and nothing is written into the repository.
+    (Stubs of Python 3.11 and later take no notice of PYTHONDONTWRITEBYTECODE or PYTHONPYCACHEPREFIX.)
+    """
+
+    def link(source: str, target: str) -> None:
+        Path(target).symlink_to(Path(source).resolve())
+
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(model_repository, folder, ignore=ignored, copy_function=link)
+
+
 def triton_command(
     settings: ServerSettings,
     installation: Installation,
-    backends: Path,
+    run_folder: Path,
     ports: Ports,
     shm_prefix: str,
     key: str,
 ) -> list[str]:
-    """The command line of tritonserver.
+    """The command line of tritonserver, whose `BACKENDS` and `MODELS` lie in `run_folder`.
 
     `shm_prefix` begins the names of its segments in ``/dev/shm``; `key` opens the protocols that are closed.
     """
     closed = f"{CLOSED}:{KEY_HEADER}={key}"
     return [
         str(installation.binary),
-        f"--model-repository={settings.model_repository.resolve()}",
-        f"--backend-directory={backends}",
+        f"--model-repository={run_folder / MODELS}",
+        f"--backend-directory={run_folder / BACKENDS}",
         # Avatars are data: no model is ever loaded or unloaded while Triton runs.
         "--model-control-mode=none",
         # Every config is written out in full; completing one costs a Python process and 1.2 s for each load.
@@ -92,13 +109,12 @@ def triton_environment(
     """`environment` with what tritonserver and its Python stubs need on top."""
     result = dict(environment)
     _prepend(result, "LD_LIBRARY_PATH", *installation.library_folders)
-    # The stubs take their packages from the first python3 in PATH, and our rooms from PYTHONPATH.
+    # The stubs take their packages, ours among them, from the first python3 in PATH. PYTHONPATH is for Python 3.10:
+    # stubs of later versions take no notice of it.
     _prepend(result, "PATH", Path(sys.executable).parent)
     _prepend(result, "PYTHONPATH", ROOT)
-    # A stub would write what it compiles beside model.py, and nothing is written into the model repository.
-    result["PYTHONDONTWRITEBYTECODE"] = "1"
     chosen = {
-        AVATARS_VARIABLE: settings.avatars and settings.avatars.resolve(),
+        AVATARS_VARIABLE: _avatars_folder(settings, environment),
         NETWORK_CACHE_VARIABLE: settings.networks_mib,
         SCRATCH_VARIABLE: settings.scratch_mib,
         CACHE_VARIABLE: settings.cache and settings.cache.resolve(),
@@ -114,6 +130,12 @@ def triton_environment(
     # Since 1.29 onnxruntime tells its makers about every model that it loads, unless told not to.
     result["ORT_DISABLE_TELEMETRY"] = "1"
     return result
+
+
+def _avatars_folder(settings: ServerSettings, environment: Mapping[str, str]) -> Path:
+    """Always given: the models' own default hangs on where Triton finds them."""
+    beside_models = settings.model_repository.resolve().parent / DEFAULT_AVATARS_NAME
+    return (settings.avatars or Path(environment.get(AVATARS_VARIABLE) or beside_models)).resolve()
 
 
 def _address_options(host: str, ports: Ports) -> list[str]:

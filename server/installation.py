@@ -1,4 +1,4 @@
-"""Finds the Triton of the ``nvidia-pytriton`` wheel, and the libpython that its Python backend needs."""
+"""Finds a Triton: the one of the ``nvidia-pytriton`` wheel, or of NVIDIA's container image."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any
 from server.errors import InstallationError
 
 STUB = "triton_python_backend_stub"
+IMAGE = Path("/opt/tritonserver")
+"""Where NVIDIA's container image has it."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,25 @@ class Installation:
     library_folders: tuple[Path, ...]
 
 
-def find_installation() -> Installation:
-    """The Triton of this interpreter's ``nvidia-pytriton``; `InstallationError` if anything is missing."""
+def find_installation(image: Path = IMAGE) -> Installation:
+    """The Triton of this interpreter's ``nvidia-pytriton``, or without that package the one in the folder `image`.
+
+    `InstallationError` if anything is missing.
+    """
     # find_spec does not import: pytriton's own start-up is slow and unwanted.
     spec = importlib.util.find_spec("pytriton")
-    if spec is None or spec.origin is None:
+    if spec is not None and spec.origin is not None:
+        return _of_wheel(Path(spec.origin).parent)
+    if not (image / "bin" / "tritonserver").exists():
         raise InstallationError(
             "nvidia-pytriton, whose wheel carries Triton, is not installed here: "
             f"{sys.executable} -m pip install 'lipstream[server]'"
         )
-    package = Path(spec.origin).parent
+    backend = image / "backends" / "python"
+    return Installation(image / "bin" / "tritonserver", backend, backend / STUB, library_folders=())
+
+
+def _of_wheel(package: Path) -> Installation:
     root = package / "tritonserver"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     installation = Installation(

@@ -19,11 +19,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from server.command import Ports, lay_out_backends, triton_command, triton_environment
+from server.command import (
+    BACKENDS,
+    MODELS,
+    Ports,
+    lay_out_backends,
+    lay_out_models,
+    triton_command,
+    triton_environment,
+)
 from server.errors import StartError, TritonSilentError
 from server.installation import Installation, find_installation
 from server.log_reason import find_reason
-from server.processes import Process, Stub, kill_stubs, stubs, tritonserver
+from server.processes import Stub, kill_stubs, stubs, tritonserver
 from server.settings import ServerSettings
 from server.supervisor import remove_shared_memory
 from server.triton_http import TritonHttp
@@ -31,19 +39,20 @@ from server.triton_http import TritonHttp
 _log = logging.getLogger(__name__)
 _POLL_S = 0.05
 _PORT_ATTEMPTS = 3
+TRITON = "Triton"
 _PORT_OPTIONS = {"grpc": "--grpc-port", "http": "--http-port", "metrics": "--metrics-port"}
 
 
 class TritonServer:
     """A running Triton; ready on entering the ``with`` block, gone on leaving it.
 
-    Raises `StartError`, `InstallationError`, `SettingsError` or `AvatarIdError` where it does not come
-    up. Should this process be killed, Triton stops by itself.
+    Raises `StartError` or `InstallationError` where it does not come up. Should this process be
+    killed, Triton stops by itself.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
-        self.log_path = settings.log or Path(tempfile.gettempdir()) / f"lipstream-{secrets.token_hex(4)}.log"
+        self.log_path = settings.log or _temporary_folder() / f"lipstream-{secrets.token_hex(4)}.log"
         self._keep_log = settings.log is not None
         self._log_begun = False
         self._log_start = 0
@@ -70,21 +79,19 @@ class TritonServer:
     @property
     def http(self) -> TritonHttp:
         """Short requests to Triton over HTTP."""
-        return TritonHttp(
-            self.reachable_host,
-            self._ports.http,
-            self._ports.metrics,
-        )
+        return TritonHttp(self.reachable_host, self._ports.http)
 
     @property
     def ended(self) -> bool:
         """Whether Triton is not running, by its own will or because it was stopped."""
         return self._supervisor is None or self._supervisor.poll() is not None
 
-    @property
-    def triton(self) -> Process | None:
-        """The process of tritonserver, None where there is none."""
-        return None if self._supervisor is None else tritonserver(self._supervisor.pid)
+    def processes(self) -> dict[int, str]:
+        """What runs in each of its processes, by process id: a model, or `TRITON` itself."""
+        if self._supervisor is None or (triton := tritonserver(self._supervisor.pid)) is None:
+            return {}
+        models = {stub.pid: stub.model or "a model" for stub in self.stubs()}
+        return {triton: TRITON, **models}
 
     def stubs(self) -> list[Stub]:
         """The processes of its Python models."""
@@ -121,16 +128,17 @@ class TritonServer:
                     raise
 
     def restart(self, cancelled: threading.Event, on_wait: Callable[[], None]) -> None:
-        """Start anew what has ended or must end, on the same ports, and return when all models are ready.
+        """Start again what has ended or must end, on the same ports, and return when all models are ready.
 
         `on_wait` is called again and again until then. `StartError` if Triton does not come up, or if `cancelled` is
         set before it has; `InstallationError` or `OSError` if it cannot be started any more. The log goes on, and is
         kept.
         """
         self._keep_log = True
-        if (triton := self.triton) is not None:
+        # What is broken does not end in good order.
+        if self._supervisor is not None and (triton := tritonserver(self._supervisor.pid)) is not None:
             with suppress(ProcessLookupError):
-                os.kill(triton.pid, signal.SIGKILL)
+                os.kill(triton, signal.SIGKILL)
         self.stop()
         on_wait()
         self._start_once(cancelled, on_wait)
@@ -149,6 +157,8 @@ class TritonServer:
             return
         assert supervisor.stdin is not None
         supervisor.stdin.close()
+        # Had it been stopped, it would not notice.
+        supervisor.send_signal(signal.SIGCONT)
         try:
             supervisor.wait(self.settings.stop_timeout_s + 10)
         except subprocess.TimeoutExpired:
@@ -184,12 +194,11 @@ class TritonServer:
             self._run_folder = self._make_run_folder(installation)
             self._shm_prefix = f"lipstream_{os.getpid()}_{secrets.token_hex(4)}_"
             on_failure.callback(self._clean_up)
-            backends = self._run_folder / "backends"
             # Nobody gets the key, so that what it closes is closed to everybody. (Who may list this machine's
             # processes can read it, and could do more harm than that anyway.)
             key = secrets.token_urlsafe(32)
             command = triton_command(
-                self.settings, installation, backends, self._ports, self._shm_prefix, key
+                self.settings, installation, self._run_folder, self._ports, self._shm_prefix, key
             )
             environment = triton_environment(self.settings, installation, os.environ)
             on_failure.callback(self.stop)
@@ -198,17 +207,17 @@ class TritonServer:
             on_failure.pop_all()
 
     def _make_run_folder(self, installation: Installation) -> Path:
+        temporary = _temporary_folder()
         try:
-            run_folder = Path(tempfile.mkdtemp(prefix="lipstream-"))
+            run_folder = Path(tempfile.mkdtemp(prefix="lipstream-", dir=temporary))
             try:
-                lay_out_backends(installation, run_folder / "backends")
+                lay_out_backends(installation, run_folder / BACKENDS)
+                lay_out_models(self.settings.model_repository, run_folder / MODELS)
             except BaseException:
                 shutil.rmtree(run_folder, ignore_errors=True)
                 raise
         except (OSError, shutil.Error) as error:
-            raise StartError(
-                f"Triton's run folder cannot be made in {tempfile.gettempdir()}: {error}"
-            ) from error
+            raise StartError(f"Triton's run folder cannot be made in {temporary}: {error}") from error
         return run_folder
 
     def _supervise(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -271,6 +280,16 @@ def choose_ports(settings: ServerSettings) -> Ports:
             name: held.enter_context(_bind(settings.host, name, port)) for name, port in wanted.items()
         }
         return Ports(**{name: bound.getsockname()[1] for name, bound in sockets.items()})
+
+
+def _temporary_folder() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError as error:
+        raise StartError(
+            "no temporary folder can be written to, /tmp neither: Triton's run folder goes there; "
+            "in a container without a writable root mount a tmpfs at /tmp"
+        ) from error
 
 
 def _bind(host: str, name: str, port: int) -> socket.socket:

@@ -12,10 +12,12 @@ _PROC = Path("/proc")
 _STUB = "triton_python_b"
 """What the kernel keeps of the name ``triton_python_backend_stub``."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_UTIME = 11
-"""Which of the fields after the name is the time in user mode; that in the kernel follows (proc(5))."""
+# Which of the fields after the name (proc(5)) are CPU time in user mode and in the kernel, and the time of the start.
+_UTIME, _STIME, _STARTTIME = 11, 12, 19
 DEAD = "Z"
-STOPPED = frozenset("Tt")
+STOPPED = "T"
+_WANTS_TO_RUN = frozenset("RD")
+"""On a CPU or waiting for one; waiting for a disk."""
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 """What reading of a process that is not there, or not for us, fails with.
 
@@ -27,7 +29,8 @@ Another failure, such as of too many open files, says nothing about the process,
 class Process:
     """A process: its parent, the kernel's letter for its state (proc(5)), and its name cut to 15 characters.
 
-    `cpu_s` is the CPU time that it has had.
+    `cpu_s` is the CPU time that it has had. `started` (ticks since the machine's start) and `pid` together are never
+    another process's.
     """
 
     pid: int
@@ -35,16 +38,16 @@ class Process:
     state: str
     name: str
     cpu_s: float = 0.0
+    started: int = 0
 
 
 @dataclass(frozen=True)
 class Stub:
-    """A process that runs a Python model; `version_folder` is empty of one that has died."""
+    """A process that runs a Python model; `version_folder` is None of one that has died."""
 
     pid: int
     state: str
     version_folder: Path | None
-    cpu_s: float = 0.0
 
     @property
     def model(self) -> str | None:
@@ -52,20 +55,36 @@ class Stub:
         return None if self.version_folder is None else self.version_folder.parent.name
 
 
-def tritonserver(supervisor: int) -> Process | None:
-    """The tritonserver that a supervisor runs, None if it has none."""
-    return next((process for process in _processes() if process.parent == supervisor), None)
+def tritonserver(supervisor: int) -> int | None:
+    """The process id of the tritonserver that a supervisor runs, None if it has none."""
+    return next((process.pid for process in _processes() if process.parent == supervisor), None)
 
 
 def stubs(supervisor: int) -> list[Stub]:
-    """Stubs of the tritonserver that a supervisor runs, those that have died and were not taken leave of among them."""
+    """Stubs of the tritonserver that a supervisor runs, zombies among them."""
     processes = _processes()
     servers = {process.pid for process in processes if process.parent == supervisor}
     return [
-        Stub(process.pid, process.state, _version_folder(process.pid), process.cpu_s)
+        Stub(process.pid, process.state, _version_folder(process.pid))
         for process in processes
         if process.parent in servers and process.name == _STUB
     ]
+
+
+def read_process(pid: int) -> Process | None:
+    """How a process is now, None if there is none."""
+    fields = _read(_PROC / str(pid))
+    return None if fields is None else _parse(pid, fields)
+
+
+def wants_to_run(pid: int) -> bool:
+    """Whether a thread of a process runs, waits for a CPU, or waits for a disk at this moment."""
+    try:
+        threads = list((_PROC / str(pid) / "task").iterdir())
+    except _GONE:
+        return False
+    texts = (_read(thread) for thread in threads)
+    return any(_parse(pid, text).state in _WANTS_TO_RUN for text in texts if text is not None)
 
 
 def kill_stubs(run_folder: Path) -> None:
@@ -86,21 +105,24 @@ def _runs_from(pid: int, folder: Path) -> bool:
 
 def _processes() -> list[Process]:
     numbers = (int(path.name) for path in _PROC.iterdir() if path.name.isdigit())
-    return [process for pid in numbers if (process := _read(pid)) is not None]
+    return [process for pid in numbers if (process := read_process(pid)) is not None]
 
 
-def _read(pid: int) -> Process | None:
-    """None if it has gone meanwhile."""
+def _read(folder: Path) -> str | None:
+    """``stat`` of a process or a thread, None if it has gone meanwhile."""
     try:
         # The kernel cuts names at 15 bytes, in the middle of a character too.
-        text = (_PROC / str(pid) / "stat").read_text("utf-8", errors="surrogateescape")
+        return (folder / "stat").read_text("utf-8", errors="surrogateescape")
     except _GONE:
         return None
+
+
+def _parse(pid: int, text: str) -> Process:
     # The name stands in brackets and may itself hold any character.
     name, _, rest = text.partition("(")[2].rpartition(")")
     fields = rest.split()
-    ticks = int(fields[_UTIME]) + int(fields[_UTIME + 1])
-    return Process(pid, int(fields[1]), fields[0], name, ticks / _TICKS_PER_S)
+    ticks = int(fields[_UTIME]) + int(fields[_STIME])
+    return Process(pid, int(fields[1]), fields[0], name, ticks / _TICKS_PER_S, int(fields[_STARTTIME]))
 
 
 def _version_folder(pid: int) -> Path | None:

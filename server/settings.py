@@ -9,7 +9,7 @@ from pathlib import Path
 from compositor_backend.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The folder that holds the rooms; Triton's Python models import them from here."""
+"""The folder that holds the rooms."""
 
 DEFAULT_GRPC_PORT = 8001
 DEFAULT_HTTP_PORT = 8000
@@ -26,10 +26,10 @@ class ServerSettings:
     """What to serve, where, and how.
 
     `model_repository` holds the models that serve all avatars, and is only read. `avatars` is the folder of the
-    avatars, which need not exist yet; None leaves it to the environment and the models' parameters. Port 0 is any free
-    one. `gpu` keeps the production configs, else a model's ``configs/embedded.pbtxt`` goes first. `networks_mib` and
-    `scratch_mib` bound a process's networks and the activations of one run, None for the models' own parameters;
-    `cache` is where optimised graphs are kept, None for the user's cache folder.
+    avatars, which need not exist yet; None is that of LIPSTREAM_AVATARS, or ``avatars`` beside the models. Port 0 is
+    any free one. `gpu` keeps the production configs, else a model's ``configs/embedded.pbtxt`` goes first.
+    `networks_mib` and `scratch_mib` bound a process's networks and the activations of one run, None leaves both to the
+    models' own parameters; `cache` is where optimised graphs are kept, None for the user's cache folder.
     Without `log` Triton's log is kept only if something fails. `triton_options` go to tritonserver as they are.
     """
 
@@ -57,7 +57,7 @@ class ServerSettings:
             if value is not None and value < 1:
                 raise SettingsError(f"{name}: expected 1 or more, got {value}")
         if self.start_timeout_s <= 0 or self.stop_timeout_s <= 0:
-            raise SettingsError("start_timeout_s and stop_timeout_s must be above 0")
+            raise SettingsError("start_timeout_s and stop_timeout_s: expected more than 0")
         if not self.model_repository.is_dir():
             raise SettingsError(f"there is no model repository {self.model_repository}")
 
@@ -66,17 +66,12 @@ class ServerSettings:
         """Triton's, by name."""
         return {"grpc_port": self.grpc_port, "http_port": self.http_port, "metrics_port": self.metrics_port}
 
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Names of the models in the repository, all of which are loaded at the start."""
-        return tuple(sorted(path.parent.name for path in self.model_repository.glob("*/config.pbtxt")))
-
 
 def check_ports(ports: Mapping[str, int]) -> None:
     """`SettingsError` if one of them is no port, or two are the same; 0 is any free one."""
     for name, port in ports.items():
         if not 0 <= port <= 65535:
-            raise SettingsError(f"{name} is {port}; 0 to 65535 is wanted, 0 for any free one")
+            raise SettingsError(f"{name}: expected 0 to 65535 (0 is any free one), got {port}")
     asked = [port for port in ports.values() if port]
     if len(set(asked)) != len(asked):
         *names, last = ports

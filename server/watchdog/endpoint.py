@@ -3,7 +3,7 @@
 ================  ===========================================================
 ``/live``         200 while the server is watched, 503 if that has stopped
 ``/ready``        200 while it serves, 503 while it is being brought back
-``/``             both, and the rest of `server.watch.Health`
+``/``             both, and the rest of `server.watchdog.health.Health`
 ================  ===========================================================
 
 Answers are JSON. Monitors of other machines may be let in to ``/live`` and ``/ready``: only ``/`` names avatars and
@@ -23,7 +23,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from server.errors import StartError
-from server.watch import Health
+from server.watchdog.health import Health
 
 _log = logging.getLogger(__name__)
 
