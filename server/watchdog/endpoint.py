@@ -6,7 +6,7 @@
 ``/``             both, and the rest of `server.watchdog.health.Health`
 ================  ===========================================================
 
-Answers are JSON. Monitors of other machines may be let in to ``/live`` and ``/ready``: only ``/`` names avatars and
+Answers are JSON. Monitors of other machines may be let in to ``/live`` and ``/ready``: only ``/`` names models and
 files.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from server.launcher import TRITON
 from server.processes import DEAD, STOPPED, Process, read_process, wants_to_run
 from server.watchdog.silence import Vitals
 
@@ -22,6 +23,10 @@ class _Member:
     started: int | None
     """As in `Process`; None of one that was gone when the watch began."""
     stopped_since_s: float | None = None
+
+    @property
+    def subject(self) -> str:
+        return self.name if self.name == TRITON else f"a process of {self.name}"
 
 
 class ProcessWatch:
@@ -47,9 +52,9 @@ class ProcessWatch:
         for pid, member in self._members.items():
             process = self._read(pid)
             if process is None or process.state == DEAD or process.started != member.started:
-                return f"a process of {member.name} has died"
+                return f"{member.subject} has died"
             if self._stopped_s(member, process) >= STOPPED_S:
-                return f"a process of {member.name} was stopped"
+                return f"{member.subject} was stopped"
         return ""
 
     def vitals(self, name: str) -> Vitals:

@@ -6,11 +6,10 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
-import threading
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,222 +19,96 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from server.errors import StartError
-from server.settings import ROOT
+from tests.functional.server.conftest import addresses, doubled, launch, triton
 from tests.support.leftovers import Leftovers
-from tests.support.onnx_models import DOUBLING_CONFIG, doubling_graph, lookup_graph, write_model
-from tests.support.triton import running_triton
 
 pytestmark = pytest.mark.functional
 
-PASS_ON = """
-import triton_python_backend_utils as pb_utils
+X = np.array([1, 2, 3], np.float32)
 
 
-class TritonPythonModel:
-    def initialize(self, args):
-        print("shared model starts", flush=True)
-
-    def execute(self, requests):
-        return [
-            pb_utils.InferenceResponse(
-                [pb_utils.Tensor("Y", pb_utils.get_input_tensor_by_name(request, "X").as_numpy())]
-            )
-            for request in requests
-        ]
-"""
-PASS_ON_CONFIG = """
-name: "shared"
-backend: "python"
-max_batch_size: 0
-input [ { name: "X" data_type: TYPE_FP32 dims: [ -1 ] } ]
-output [ { name: "Y" data_type: TYPE_FP32 dims: [ -1 ] } ]
-instance_group [ { count: 1 kind: KIND_CPU } ]
-"""
-ENSEMBLE_CONFIG = """
-platform: "ensemble"
-max_batch_size: 0
-input [ { name: "X" data_type: TYPE_FP32 dims: [ -1 ] } ]
-output [ { name: "Y" data_type: TYPE_FP32 dims: [ -1 ] } ]
-ensemble_scheduling {
-  step [
-    {
-      model_name: "shared"
-      model_version: -1
-      input_map { key: "X" value: "X" }
-      output_map { key: "Y" value: "Y" }
-    }
-  ]
-}
-"""
-LOOKUP_CONFIG = """
-backend: "onnxruntime"
-max_batch_size: 16
-input [ { name: "I" data_type: TYPE_INT64 dims: [ 1 ] } ]
-output [ { name: "Y" data_type: TYPE_FP32 dims: [ 1 ] } ]
-instance_group [ { count: 1 kind: KIND_CPU } ]
-dynamic_batching { max_queue_delay_microseconds: 200000 preferred_batch_size: [ 16 ] }
-"""
+def tree(folder: Path) -> dict[str, int]:
+    """Every path in a folder, and when it was last written to."""
+    return {str(path): path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """A model repository with the ONNX model ``tiny``: Y = 2 X."""
-    folder = tmp_path / "models"
-    write_model(folder, "tiny", doubling_graph(), DOUBLING_CONFIG)
-    return folder
-
-
-@pytest.fixture
-def client() -> Iterator[Any]:
-    """Opens gRPC clients, and closes them after the test."""
-    opened: list[Any] = []
-
-    def connect(url: str) -> Any:
-        opened.append(grpcclient.InferenceServerClient(url))
-        return opened[-1]
-
-    yield connect
-    for connection in opened:
-        connection.close()
-
-
-def tensor(name: str, values: Any, dtype: str) -> Any:
-    made = grpcclient.InferInput(name, list(values.shape), dtype)
-    made.set_data_from_numpy(values)
-    return made
-
-
-def infer_all(connection: Any, model: str, inputs: list[Any]) -> list[Any]:
-    """Results or errors of requests sent at once, in their order."""
-    answers: dict[int, Any] = {}
-    done = threading.Semaphore(0)
-
-    def take(index: int, result: Any, error: Any) -> None:
-        answers[index] = error or result
-        done.release()
-
-    for index, made in enumerate(inputs):
-        connection.async_infer(
-            model, [made], lambda result, error, index=index: take(index, result, error), client_timeout=20
-        )
-    for _ in inputs:
-        assert done.acquire(timeout=25)
-    return [answers[index] for index in range(len(inputs))]
-
-
-def start(repository: Path, avatars: Path, *arguments: str) -> subprocess.Popen[str]:
-    """The launcher as its own process."""
-    line = [sys.executable, "-m", "server", "--model-repository", str(repository), "--avatars", str(avatars)]
-    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--health-port", "0"]
-    return subprocess.Popen(
-        [*line, *ports, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def addresses(launcher: subprocess.Popen[str]) -> dict[str, str]:
-    """The addresses that the launcher prints once Triton is ready."""
-    assert launcher.stdout
-    return dict(launcher.stdout.readline().split() for _ in range(4))  # type: ignore[misc]
-
-
-def test_requests_are_joined_and_each_gets_its_own_answer(
-    repository: Path, leftovers: Leftovers, client: Any
-) -> None:
-    rng = np.random.default_rng(0)
-    sent = [rng.random((rows, 4), np.float32) for rows in (1, 3, 2, 4, 1, 2)]
-    with running_triton([repository]) as server:
-        connection = client(server.grpc_url)
-        results = infer_all(connection, "tiny", [tensor("X", x, "FP32") for x in sent])
-        for x, result in zip(sent, results, strict=True):
-            np.testing.assert_array_equal(result.as_numpy("Y"), 2 * x)
-        statistics = connection.get_inference_statistics("tiny").model_stats[0]
-        assert statistics.inference_count == sum(len(x) for x in sent)
-        assert statistics.execution_count < len(sent)
+def test_it_serves_and_writes_nothing_into_the_repository(repository: Path, leftovers: Leftovers) -> None:
+    before = tree(repository)
+    with triton(repository) as server:
+        assert doubled(server.grpc_url, X).tolist() == [2, 4, 6]
+        assert sorted(server.processes().values()) == ["Triton", "catalog"]
         with urllib.request.urlopen(server.metrics_url) as metrics:
             assert b"nv_inference_exec_count" in metrics.read()
+    assert tree(repository) == before
     leftovers.assert_none_within(0)
 
 
-def test_a_bad_request_fails_alone_within_its_batch(
-    tmp_path: Path, leftovers: Leftovers, client: Any
-) -> None:
-    write_model(tmp_path / "models", "lookup", lookup_graph(), LOOKUP_CONFIG)
-    indices = [np.array([[0]]), np.array([[99]]), np.array([[2], [1]])]
-    with running_triton([tmp_path / "models"], log=tmp_path / "triton.log") as server:
-        answers = infer_all(
-            client(server.grpc_url), "lookup", [tensor("I", index, "INT64") for index in indices]
-        )
-    assert answers[0].as_numpy("Y").tolist() == [[10.0]]
-    assert answers[2].as_numpy("Y").tolist() == [[30.0], [20.0]]
-    assert isinstance(answers[1], InferenceServerException)
-    message = answers[1].message()
-    assert message.startswith("lookup failed; see ")
-    log = (tmp_path / "triton.log").read_text()
-    assert message.split("see ")[1].split()[0] in log
-    assert "idx=99" in log
+CLOSED: dict[str, Callable[[Any], Any]] = {
+    "load": lambda client: client.load_model("catalog"),
+    "unload": lambda client: client.unload_model("catalog"),
+    "index": lambda client: client.get_model_repository_index(),
+    "shared memory": lambda client: client.register_system_shared_memory("mine", "/mine", 64),
+    "shared memory status": lambda client: client.get_system_shared_memory_status(),
+    "trace": lambda client: client.update_trace_settings(settings={"trace_level": ["TENSORS"]}),
+    "log": lambda client: client.update_log_settings({"log_verbose_level": 1}),
+}
+CLOSED_PATHS = (
+    "/v2/repository/index",
+    "/v2/repository/models/catalog/load",
+    "/v2/systemsharedmemory/region/mine/register",
+    "/v2/cudasharedmemory/region/mine/register",
+    "/v2/trace/setting",
+    "/v2/logging",
+)
 
 
-def test_a_config_that_contradicts_its_graph_stops_the_start_with_the_reason(
+def test_what_can_harm_others_is_closed_and_the_rest_open(repository: Path) -> None:
+    with triton(repository) as server:
+        with grpcclient.InferenceServerClient(server.grpc_url) as client:
+            for call in CLOSED.values():
+                with pytest.raises(InferenceServerException, match="restricted"):
+                    call(client)
+            assert client.is_model_ready("catalog")
+            assert client.get_model_metadata("catalog").name == "catalog"
+            # perf_analyzer wants these.
+            assert client.get_model_config("catalog").config.name == "catalog"
+            assert client.get_inference_statistics("catalog").model_stats[0].name == "catalog"
+        for path in CLOSED_PATHS:
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(f"{server.http_url}{path}", data=b"{}")
+            assert caught.value.code == 403, path
+            caught.value.close()
+        assert doubled(server.grpc_url, X).tolist() == [2, 4, 6]
+
+
+def test_a_model_that_cannot_start_stops_the_start_with_the_reason(
     repository: Path, leftovers: Leftovers
 ) -> None:
-    write_model(repository, "wrong", doubling_graph(), DOUBLING_CONFIG.replace("[ 4 ]", "[ 5 ]"))
-    with pytest.raises(StartError, match=r"wrong: input X is \[-1, 5\] in the config") as caught:
-        running_triton([repository]).__enter__()
+    (repository / "catalog" / "1" / "model.py").write_text("import no_such_package")
+    with pytest.raises(StartError, match=r"catalog.*no_such_package") as caught:
+        triton(repository).start()
     (log,) = leftovers.folder.glob("*.log")
     assert str(log) in str(caught.value)
     log.unlink()
     leftovers.assert_none_within(0)
 
 
-def test_a_wrong_model_refused_at_run_time_leaves_the_others_serving(
-    repository: Path, leftovers: Leftovers, client: Any
-) -> None:
-    write_model(repository, "wrong", doubling_graph(), DOUBLING_CONFIG.replace("TYPE_FP32", "TYPE_UINT8"))
-    with running_triton([repository], models=("tiny",)) as server:
-        connection = client(server.grpc_url)
-        with pytest.raises(InferenceServerException, match=r"wrong: input X is TYPE_UINT8 in the config"):
-            connection.load_model("wrong")
-        assert connection.is_model_ready("tiny")
-
-
-def test_loading_a_second_ensemble_does_not_load_the_shared_model_again(
-    tmp_path: Path, leftovers: Leftovers, client: Any
-) -> None:
-    shared = tmp_path / "models" / "shared"
-    (shared / "1").mkdir(parents=True)
-    (shared / "1" / "model.py").write_text(PASS_ON)
-    (shared / "config.pbtxt").write_text(PASS_ON_CONFIG)
-    avatars = tmp_path / "avatars"
-    for name in ("avatar_ann", "avatar_bob"):
-        (avatars / name / "1").mkdir(parents=True)
-        (avatars / name / "config.pbtxt").write_text(f'name: "{name}"\n{ENSEMBLE_CONFIG}')
-    log = tmp_path / "triton.log"
-    with running_triton([tmp_path / "models"], avatars, ["ann"], log=log) as server:
-        connection = client(server.grpc_url)
-        connection.load_model("avatar_bob")
-        for name in ("avatar_ann", "avatar_bob"):
-            (result,) = infer_all(connection, name, [tensor("X", np.arange(3, dtype=np.float32), "FP32")])
-            assert result.as_numpy("Y").tolist() == [0, 1, 2]
-    assert log.read_text().count("shared model starts") == 1
-
-
-def test_a_taken_port_is_said_in_one_line(repository: Path, tmp_path: Path) -> None:
+def test_a_taken_port_is_said_in_one_line(repository: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        launcher = start(repository, tmp_path, "--http-port", str(port))
+        launcher = launch(repository, "--http-port", str(port))
         _, printed = launcher.communicate(timeout=20)
     assert launcher.returncode == 1
-    assert printed == (
-        f"server: port {port} of 127.0.0.1 cannot be used: Address already in use; "
-        "choose another with --http-port (0 takes any free one)\n"
-    )
+    assert f"port {port}" in printed
+    assert "--http-port" in printed
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_without_a_trace(
-    repository: Path, tmp_path: Path, leftovers: Leftovers, number: signal.Signals
+    repository: Path, leftovers: Leftovers, number: signal.Signals
 ) -> None:
-    launcher = start(repository, tmp_path)
+    launcher = launch(repository)
     assert set(addresses(launcher)) == {"gRPC", "HTTP", "health", "metrics"}
     assert leftovers.processes()
     assert leftovers.shared_memory(launcher.pid)
@@ -248,7 +121,7 @@ def test_a_signal_ends_it_without_a_trace(
 def test_a_launcher_that_is_killed_takes_triton_along(
     repository: Path, tmp_path: Path, leftovers: Leftovers
 ) -> None:
-    launcher = start(repository, tmp_path, "--log", str(tmp_path / "triton.log"))
+    launcher = launch(repository, "--log", str(tmp_path / "triton.log"))
     addresses(launcher)
     launcher.kill()
     launcher.communicate(timeout=10)
@@ -258,25 +131,25 @@ def test_a_launcher_that_is_killed_takes_triton_along(
 def test_without_restarts_triton_that_dies_is_reported_and_cleaned_up_after(
     repository: Path, tmp_path: Path, leftovers: Leftovers
 ) -> None:
-    launcher = start(repository, tmp_path, "--no-restart", "--log", str(tmp_path / "triton.log"))
+    launcher = launch(repository, "--no-restart", "--log", str(tmp_path / "triton.log"))
     assert launcher.stdout
     for _ in range(3):
         launcher.stdout.readline()
     os.kill(_pid_of_tritonserver(leftovers), signal.SIGKILL)
     _, errors = launcher.communicate(timeout=20)
     assert launcher.returncode == 1
-    assert errors.startswith("server: Triton ended by itself with status 137: ")
+    assert "status 137" in errors
     leftovers.assert_none_within(0, launcher.pid)
 
 
 def test_a_command_runs_with_the_addresses_and_its_status_is_the_launchers(
-    repository: Path, tmp_path: Path, leftovers: Leftovers
+    repository: Path, leftovers: Leftovers
 ) -> None:
     script = (
         "import json, os, sys; print(json.dumps({k: v for k, v in os.environ.items() if 'LIPSTREAM' in k})); "
         "sys.exit(5)"
     )
-    launcher = start(repository, tmp_path, "--hints", "--", sys.executable, "-c", script)
+    launcher = launch(repository, "--hints", "--", sys.executable, "-c", script)
     printed = addresses(launcher)
     assert launcher.stdout
     # Not communicate(): it would miss what readline() has read ahead.
@@ -292,13 +165,10 @@ def test_a_command_runs_with_the_addresses_and_its_status_is_the_launchers(
     leftovers.assert_none_within(0, launcher.pid)
 
 
-def test_two_servers_at_once(repository: Path, leftovers: Leftovers, client: Any) -> None:
-    with running_triton([repository]) as first, running_triton([repository]) as second:
+def test_two_servers_at_once(repository: Path, leftovers: Leftovers) -> None:
+    with triton(repository) as first, triton(repository) as second:
         for server in (first, second):
-            (result,) = infer_all(
-                client(server.grpc_url), "tiny", [tensor("X", np.ones((1, 4), np.float32), "FP32")]
-            )
-            assert result.as_numpy("Y").tolist() == [[2, 2, 2, 2]]
+            assert doubled(server.grpc_url, X).tolist() == [2, 4, 6]
     leftovers.assert_none_within(0)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cli import ADMIN_KEY, main, parse, settings_from
+from server.cli import main, parse, settings_from
 from server.settings import ROOT, ServerSettings
 
 
@@ -20,51 +20,57 @@ def signals_as_before() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def test_without_options_it_serves_what_the_checkout_holds_on_loopback() -> None:
+def test_without_options_it_serves_what_the_checkout_holds_on_loopback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("LIPSTREAM_AVATARS", raising=False)
     options, command = parse([])
     assert settings_from(options) == ServerSettings(avatars=Path("avatars"))
-    assert ServerSettings().model_repositories == (ROOT / "model_repository",)
+    assert ServerSettings().model_repository == ROOT / "model_repository"
     assert ServerSettings().host == "127.0.0.1"
     assert command == []
 
 
-def test_every_option_reaches_the_settings() -> None:
+def test_an_avatars_folder_is_taken_from_the_environment_unless_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LIPSTREAM_AVATARS", "/srv/avatars")
+    assert settings_from(parse([])[0]).avatars == Path("/srv/avatars")
+    assert settings_from(parse(["--avatars", "mine"])[0]).avatars == Path("mine")
+
+
+def test_every_option_reaches_the_settings(tmp_path: Path) -> None:
     line = (
-        "--avatars A --model-repository M --model-repository N --load ann bob --load carl --grpc-port 0 "
-        "--http-port 1 --metrics-port 2 --host 0.0.0.0 --gpu --gpu-slots 4 --log L --verbose 3 "
-        "--start-timeout 9 --triton-option=--id=x"
+        f"--avatars A --model-repository {tmp_path} --grpc-port 0 --http-port 1 --metrics-port 2 --host 0.0.0.0 "
+        "--gpu --networks-mib 64 --scratch-mib 8 --cache C --log L --verbose 3 --start-timeout 9 "
+        "--triton-option=--id=x"
     )
     options, _ = parse(line.split())
     assert settings_from(options) == ServerSettings(
-        model_repositories=(Path("M"), Path("N")),
+        model_repository=tmp_path,
         avatars=Path("A"),
-        load=("ann", "bob", "carl"),
         grpc_port=0,
         http_port=1,
         metrics_port=2,
         host="0.0.0.0",
         gpu=True,
-        gpu_slots=4,
+        networks_mib=64,
+        scratch_mib=8,
+        cache=Path("C"),
         log=Path("L"),
         verbose=3,
         start_timeout_s=9,
         triton_options=("--id=x",),
     )
-    assert settings_from(parse(["--load-all"])[0]).load_all
-
-
-def test_the_admin_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ADMIN_KEY, "s3cret")
-    assert settings_from(parse([])[0]).admin_key == "s3cret"
 
 
 def test_what_follows_two_dashes_is_the_command() -> None:
-    options, command = parse(["--load", "demo", "--", "python", "-m", "client", "--", "--load", "x"])
-    assert options.load == ["demo"]
-    assert command == ["python", "-m", "client", "--", "--load", "x"]
+    options, command = parse(["--gpu", "--", "python", "-m", "client", "--", "--gpu", "x"])
+    assert options.gpu
+    assert command == ["python", "-m", "client", "--", "--gpu", "x"]
 
 
-@pytest.mark.parametrize("line", ["--load a --load-all", "--grpc-port x", "--unknown"])
+@pytest.mark.parametrize("line", ["--grpc-port x", "--unknown"])
 def test_a_wrong_line_ends_with_usage(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse(line.split())
@@ -73,23 +79,39 @@ def test_a_wrong_line_ends_with_usage(line: str, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "token"),
     [
-        ("--avatars nowhere", "there is no avatars folder nowhere"),
-        ("--avatars . --load ../x", "is not an avatar id"),
-        ("--avatars . --load nobody", "there is no avatar nobody"),
-        ("--grpc-port 70000", "grpc_port is 70000"),
-        ("--avatars . --health-port 70000", "health_port is 70000"),
-        ("--avatars . --health-port 8001", "they must differ"),
+        ("--model-repository nowhere", "nowhere"),
+        ("--grpc-port 70000", "grpc_port"),
+        ("--networks-mib 0", "networks_mib"),
+        ("--health-port 70000", "health_port"),
+        ("--health-port 8001", "health_port"),
     ],
 )
 def test_what_cannot_be_served_is_said_in_one_line(
-    line: str, words: str, capsys: pytest.CaptureFixture[str]
+    line: str, token: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--model-repository", ".", *line.split()]) == 1
+    assert main(line.split()) == 1
     printed = capsys.readouterr().err
-    assert words in printed
+    assert token in printed
     assert printed.startswith("server: ")
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", ["", "--log triton.log"])
+def test_without_a_temporary_folder_it_says_what_to_mount(
+    options: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a container with a read-only root; `tempfile` raises FileNotFoundError there."""
+
+    def find_none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", find_none)
+    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--health-port", "0"]
+    assert main([*ports, *options.split()]) == 1
+    printed = capsys.readouterr().err
+    assert "tmpfs at /tmp" in printed
     assert printed.count("\n") == 1
 
 
@@ -103,6 +125,13 @@ class FakeTriton:
         self.ended = False
         self.cleaned_up = False
         self.on_wait: Callable[[], None] = lambda: None
+
+    @property
+    def http(self) -> None:
+        return None
+
+    def processes(self) -> dict[int, str]:
+        return {}
 
     def __enter__(self) -> FakeTriton:
         return self

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.command import Ports, lay_out_backends, triton_command, triton_environment
+from server.command import Ports, lay_out_backends, lay_out_models, triton_command, triton_environment
 from server.installation import STUB, Installation
 from server.settings import ROOT, ServerSettings
 
@@ -26,51 +26,61 @@ def installation(tmp_path: Path) -> Installation:
 
 
 def command(installation: Installation, **settings: Any) -> list[str]:
-    chosen = ServerSettings(model_repositories=(Path("models"),), **settings)
-    return triton_command(chosen, installation, Path("/run/backends"), PORTS, ["a", "avatar_b"], "shm_")
+    return triton_command(ServerSettings(**settings), installation, Path("/run/x"), PORTS, "shm_", "a-key")
 
 
-def test_backends_are_tritons_python_with_our_interpreters_stub_and_our_own(
+def test_backends_are_tritons_python_with_our_interpreters_stub(
     installation: Installation, tmp_path: Path
 ) -> None:
     folder = tmp_path / "backends"
     lay_out_backends(installation, folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["onnxruntime", "python"]
+    assert [path.name for path in folder.iterdir()] == ["python"]
     assert sorted(path.name for path in (folder / "python").iterdir()) == ["libtriton_python.so", STUB]
     assert os.access(folder / "python" / STUB, os.X_OK)
-    assert "class TritonPythonModel" in (folder / "onnxruntime" / "model.py").read_text()
 
 
-def test_the_command_names_repositories_models_addresses_and_control_mode(
-    installation: Installation, tmp_path: Path
+def test_models_are_laid_out_so_that_what_is_written_beside_them_is_not_written_into_them(
+    tmp_path: Path,
 ) -> None:
-    made = command(installation, avatars=tmp_path / "avatars", host="0.0.0.0")
+    repository, folder = tmp_path / "repository", tmp_path / "run" / "models"
+    version = repository / "catalog" / "1"
+    (version / "__pycache__").mkdir(parents=True)
+    (version / "model.py").write_text("pass")
+    (tmp_path / "elsewhere").symlink_to(repository)
+    lay_out_models(tmp_path / "elsewhere", folder)
+    assert (folder / "catalog" / "1" / "model.py").read_text() == "pass"
+    assert [path.name for path in (folder / "catalog" / "1").iterdir()] == ["model.py"]
+    (folder / "catalog" / "1" / "__pycache__").mkdir()
+    (folder / "catalog" / "1" / "__pycache__" / "model.pyc").touch()
+    assert list((version / "__pycache__").iterdir()) == []
+
+
+def test_the_command_names_folders_addresses_and_static_models(installation: Installation) -> None:
+    made = command(installation, host="0.0.0.0")
     assert made[0] == str(installation.binary)
     for flag in (
-        f"--model-repository={Path('models').resolve()}",
-        f"--model-repository={tmp_path / 'avatars'}",
-        "--backend-directory=/run/backends",
-        "--model-control-mode=explicit",
+        "--model-repository=/run/x/model_repository",
+        "--backend-directory=/run/x/backends",
+        "--model-control-mode=none",
         "--grpc-address=0.0.0.0",
         "--grpc-port=1",
         "--http-port=2",
         "--metrics-port=3",
-        "--rate-limit=execution_count",
-        "--rate-limit-resource=gpu_slot:8",
         "--backend-config=python,shm-region-prefix-name=shm_",
     ):
         assert flag in made
-    assert [flag for flag in made if flag.startswith("--load-model")] == [
-        "--load-model=a",
-        "--load-model=avatar_b",
-    ]
+
+
+def test_what_can_harm_others_is_closed_over_both_protocols(installation: Installation) -> None:
+    closed = "model-repository,shared-memory,trace,logging:lipstream-key=a-key"
+    made = command(installation)
+    assert f"--grpc-restricted-protocol={closed}" in made
+    assert f"--http-restricted-api={closed}" in made
 
 
 def test_without_a_gpu_the_embedded_configs_go_first(installation: Installation) -> None:
     assert "--model-config-name=embedded" in command(installation)
-    with_gpu = command(installation, gpu=True, gpu_slots=4)
-    assert not any(flag.startswith("--model-config-name") for flag in with_gpu)
-    assert "--rate-limit-resource=gpu_slot:4" in with_gpu
+    assert not any(flag.startswith("--model-config-name") for flag in command(installation, gpu=True))
 
 
 def test_a_client_that_pings_every_ten_seconds_is_tolerated(installation: Installation) -> None:
@@ -82,17 +92,38 @@ def test_own_options_come_last_so_that_they_win(installation: Installation) -> N
     assert command(installation, triton_options=("--log-verbose=9",))[-1] == "--log-verbose=9"
 
 
-def test_the_environment_leads_stubs_to_our_packages_and_avatars(
-    installation: Installation, tmp_path: Path
-) -> None:
+def test_the_environment_leads_stubs_to_our_packages(installation: Installation, tmp_path: Path) -> None:
     before = {"PATH": "/usr/bin", "LD_LIBRARY_PATH": "/mine", "OMP_NUM_THREADS": "3", "HOME": "/home/ann"}
-    after = triton_environment(ServerSettings(avatars=tmp_path), installation, before)
+    after = triton_environment(ServerSettings(), installation, before)
     assert after["PATH"] == f"{Path(sys.executable).parent}:/usr/bin"
     assert after["LD_LIBRARY_PATH"] == f"{tmp_path / 'libs'}:{tmp_path / 'libpython'}:/mine"
     assert after["PYTHONPATH"] == str(ROOT)
-    assert after["LIPSTREAM_AVATARS"] == str(tmp_path)
     assert (after["OMP_NUM_THREADS"], after["OPENBLAS_NUM_THREADS"]) == ("3", "1")
     assert after["MALLOC_TRIM_THRESHOLD_"] == str(128 << 20)
     assert after["ORT_DISABLE_TELEMETRY"] == "1"
     assert after["HOME"] == "/home/ann"
     assert before["PATH"] == "/usr/bin"
+
+
+def test_the_models_are_told_what_was_chosen_and_keep_what_the_environment_says(
+    installation: Installation, tmp_path: Path
+) -> None:
+    before = {"LIPSTREAM_NETWORK_CACHE_MIB": "1", "LIPSTREAM_SCRATCH_MIB": "2", "LIPSTREAM_WARM": "may"}
+    settings = ServerSettings(avatars=tmp_path, networks_mib=9, cache=tmp_path / "cache")
+    after = triton_environment(settings, installation, before)
+    own = {name: value for name, value in after.items() if name.startswith("LIPSTREAM_")}
+    assert own == {
+        "LIPSTREAM_AVATARS": str(tmp_path),
+        "LIPSTREAM_NETWORK_CACHE_MIB": "9",
+        "LIPSTREAM_SCRATCH_MIB": "2",
+        "LIPSTREAM_CACHE": str(tmp_path / "cache"),
+        "LIPSTREAM_WARM": "may",
+    }
+
+
+def test_avatars_that_nobody_names_lie_beside_the_models(installation: Installation, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    settings = ServerSettings(model_repository=tmp_path / "models")
+    named = {"LIPSTREAM_AVATARS": "/srv/avatars"}
+    assert triton_environment(settings, installation, named)["LIPSTREAM_AVATARS"] == "/srv/avatars"
+    assert triton_environment(settings, installation, {})["LIPSTREAM_AVATARS"] == str(tmp_path / "avatars")

@@ -33,10 +33,24 @@ def test_finding_it_does_not_import_pytriton() -> None:
     assert "pytriton" not in sys.modules
 
 
-def test_without_the_wheel_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_wheel_the_container_images_triton_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("bin/tritonserver", "backends/python/triton_python_backend_stub"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    found = find_installation(tmp_path)
+    assert (found.binary, found.stub) == (
+        tmp_path / "bin" / "tritonserver",
+        tmp_path / "backends" / "python" / "triton_python_backend_stub",
+    )
+
+
+def test_without_either_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(InstallationError, match=r"nvidia-pytriton.*pip install 'lipstream\[server\]'"):
-        find_installation()
+        find_installation(tmp_path)
 
 
 @pytest.mark.parametrize("place", ["libdir", "libdir/x86_64-linux-gnu", "prefix/lib"])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from server.processes import DEAD, STOPPED, Stub, _processes, stubs, tritonserver
+from server.processes import DEAD, STOPPED, Stub, read_process, stubs, tritonserver, wants_to_run
 
 # A "Triton" that starts a stub, leaves it unburied when it dies, and tells its process id.
 PARENT = """
@@ -56,7 +56,7 @@ def test_a_stub_tells_its_model_and_state(stub_pid: int, tmp_path: Path) -> None
 
 def test_a_stopped_and_a_dead_stub_are_seen(stub_pid: int) -> None:
     os.kill(stub_pid, signal.SIGSTOP)
-    wait_for(lambda found: found.state in STOPPED)
+    wait_for(lambda found: found.state == STOPPED)
     os.kill(stub_pid, signal.SIGKILL)
     (found,) = wait_for(lambda found: found.state == DEAD)
     assert found.model is None
@@ -65,6 +65,31 @@ def test_a_stopped_and_a_dead_stub_are_seen(stub_pid: int) -> None:
 def test_who_has_no_triton_has_no_stubs(stub_pid: int) -> None:
     assert stubs(stub_pid) == []
     assert tritonserver(stub_pid) is None
+
+
+def test_a_process_is_told_by_when_it_started(stub_pid: int) -> None:
+    found, parent = read_process(stub_pid), read_process(os.getpid())
+    assert found is not None
+    assert parent is not None
+    assert found.started > parent.started > 0
+    os.kill(stub_pid, signal.SIGKILL)
+    wait_for(lambda stub: stub.state == DEAD)
+    again = read_process(stub_pid)
+    assert again is not None
+    assert again.started == found.started
+
+
+def test_there_is_no_process_of_a_number_that_none_can_have() -> None:
+    assert read_process(2**22 + 1) is None
+    assert not wants_to_run(2**22 + 1)
+
+
+def test_who_waits_does_not_want_to_run_and_who_works_takes_cpu_time(stub_pid: int) -> None:
+    wait_until(lambda: not wants_to_run(stub_pid))
+    assert wants_to_run(os.getpid())
+    before = read_process(os.getpid())
+    assert before is not None
+    wait_until(lambda: (now := read_process(os.getpid())) is not None and now.cpu_s > before.cpu_s)
 
 
 def test_a_name_that_is_cut_within_a_character_is_read(tmp_path: Path) -> None:
@@ -95,11 +120,18 @@ def wait_for_name(pid: int, within_s: float = 20) -> str:
     """The name of a process, once it has become what it was started for."""
     end_s = time.monotonic() + within_s
     while True:
-        (name,) = (process.name for process in _processes() if process.pid == pid)
-        if name.startswith("x"):
+        process = read_process(pid)
+        assert process is not None
+        if (name := process.name).startswith("x"):
             return name
         assert time.monotonic() < end_s, name
         time.sleep(0.01)
+
+
+def wait_until(condition: Callable[[], bool], within_s: float = 20) -> None:
+    end_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end_s
 
 
 def wait_for(condition: Callable[[Stub], bool], within_s: float = 20) -> list[Stub]:

@@ -9,7 +9,7 @@ import pytest
 
 from server.cli import parse
 from server.settings import ROOT
-from server.systemd import notify
+from server.watchdog.systemd import notify
 from tests.support.served import LONGEST_STOP_S
 
 
