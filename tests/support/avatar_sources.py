@@ -102,7 +102,6 @@ class Sources:
             "avatars": self.avatars,
             "network": NetworkSource(self.network),
             "encoder": self.encoder,
-            "encoder_name": "tiny",
         }
         return AvatarSettings(**(values | changes))
 

@@ -1,4 +1,4 @@
-"""Avatars of every network family, whose served frames were recorded with the first edition: see `tests/data/golden.json`.
+"""Avatars of every network family, whose frames were recorded with the first edition: see `tests/data/golden.json`.
 
 What their networks compute is exact, whatever processor computes it and however many rows at a time: whole numbers in
 float32, and the largest of a frame's audio features. So the recorded frames hold on every machine.

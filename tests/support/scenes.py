@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compositor_backend.manifest import GraphEntry
 from compositor_backend.pack import AvatarPack
 from export.pack_writer import PackSettings, write_pack
 
@@ -43,9 +44,8 @@ def settings(avatar_id: str = "ann", **changes: Any) -> PackSettings:
         "family": "328",
         "audio_mode": "ave",
         "audio_shape": (32, 16, 16),
-        "encoder": "demo",
-        "network": f"lipsync_{avatar_id}",
         "network_key": KEY,
+        "graphs": {"network": GraphEntry(1, "0" * 64, 1000), "encoder": GraphEntry(1, "1" * 64, 1000)},
     }
     return PackSettings(**(values | changes))
 
@@ -54,7 +54,7 @@ def write_avatar(
     avatars: Path, frames: Sequence[Pixels], boxes: Sequence[Box], avatar_id: str = "ann", **changes: Any
 ) -> Path:
     """The folder of a new pack."""
-    folder = avatars / f"avatar_{avatar_id}"
+    folder = avatars / avatar_id
     write_pack(folder, settings(avatar_id, **changes), zip(frames, boxes, strict=True))
     return folder
 

@@ -22,7 +22,7 @@ from compositor_backend.errors import AvatarIdError, LipstreamError
 from compositor_backend.manifest import Manifest
 from compositor_backend.pack import AvatarPack, file_sha256
 from export.atomic import STAGE_PREFIX
-from export.avatar import MODEL_FILE, STAMP_FILE, AvatarSettings, NetworkSource, build_avatar
+from export.avatar import STAMP_FILE, AvatarSettings, NetworkSource, build_avatar
 from export.boxes import read_boxes
 from export.check import check_avatars
 from export.errors import ExportError
@@ -34,7 +34,6 @@ from tests.support.avatar_sources import (
     WIDTH,
     Sources,
     drawn_mouth,
-    encoder_graph,
     network_graph,
 )
 from tests.support.networks import random_encoder, random_unet, save
@@ -42,7 +41,7 @@ from tests.support.scenes import textured
 from tests.support.write_order import newer_than_their_checksums
 
 ROOT = Path(__file__).parents[3]
-FOLDERS = {"audio_encoder_tiny", "avatar_ann", "features_ann", "lipsync_ann"}
+FOLDERS = {"ann"}
 
 
 @pytest.fixture
@@ -74,21 +73,27 @@ def findings(avatars: Path) -> list[str]:
 
 
 # --- what is built ---
-def test_an_avatar_is_four_folders_and_whole(sources: Sources) -> None:
-    assert build(sources) == sources.avatars / "avatar_ann"
+def test_an_avatar_is_one_folder_and_whole(sources: Sources) -> None:
+    assert build(sources) == sources.avatars / "ann"
     assert shown(sources.avatars) == FOLDERS
     assert findings(sources.avatars) == []
     assert newer_than_their_checksums(sources.avatars) == []
     assert stages(sources.avatars) == []
-    for ensemble in ("avatar_ann", "features_ann"):
-        assert list((sources.avatars / ensemble / "1").iterdir()) == []
+    manifest = Manifest.load(sources.avatars / "ann")
+    files = {f"{name}.npy" for name in manifest.files} | {f"{name}.onnx" for name in manifest.graphs}
+    assert {path.name for path in (sources.avatars / "ann").iterdir()} == files | {"avatar.json"}
 
 
 def test_the_manifest_says_what_was_built(sources: Sources) -> None:
     manifest = Manifest.load(build(sources, quality=60, blend="feather"))
     assert (manifest.id, manifest.frames, manifest.width, manifest.height) == ("ann", 4, WIDTH, HEIGHT)
     assert (manifest.family, manifest.audio_mode, manifest.audio_shape) == ("328", "ave", (32, 16, 16))
-    assert (manifest.network, manifest.encoder, manifest.network_key) == ("lipsync_ann", "tiny", KEY)
+    assert manifest.network_key == manifest.idle_key == KEY
+    assert set(manifest.graphs) == {"network", "encoder"}
+    for name, source in (("network", sources.network), ("encoder", sources.encoder)):
+        entry = manifest.graphs[name]
+        assert (entry.bytes, entry.sha256) == (source.stat().st_size, file_sha256(source))
+        assert entry.row_bytes > 0
     assert (manifest.quality, manifest.blend) == (60, "feather")
 
 
@@ -117,8 +122,8 @@ def simple_decode(jpeg: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def test_graphs_of_the_contract_are_taken_as_they_are(sources: Sources) -> None:
     build(sources)
-    for name, source in (("lipsync_ann", sources.network), ("audio_encoder_tiny", sources.encoder)):
-        assert (sources.avatars / name / MODEL_FILE).read_bytes() == source.read_bytes()
+    for name, source in (("network", sources.network), ("encoder", sources.encoder)):
+        assert (sources.avatars / "ann" / f"{name}.onnx").read_bytes() == source.read_bytes()
 
 
 def test_everybody_may_read_what_was_built(sources: Sources) -> None:
@@ -156,11 +161,6 @@ def test_idle_frames_are_what_the_network_draws_to_silence(sources: Sources) -> 
     assert_idle_frames_are_the_networks(build(sources))
 
 
-def test_idle_frames_are_drawn_by_an_encoder_that_is_there_already(sources: Sources) -> None:
-    build(sources)
-    assert_idle_frames_are_the_networks(build(sources, avatar_id="bob"))
-
-
 def test_damaged_idle_frames_are_found(sources: Sources) -> None:
     path = build(sources) / "idle_data.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
@@ -173,14 +173,6 @@ def test_idle_frames_of_another_network_are_found(sources: Sources) -> None:
     dataclasses.replace(manifest, idle_key=1).save(folder)
     (text,) = findings(sources.avatars)
     assert f"the key 1 drew the idle frames; {KEY}, the avatar's own, is wanted" in text
-
-
-def test_idle_frames_from_before_they_bore_a_key_are_no_fault_and_told(sources: Sources) -> None:
-    folder = build(sources)
-    dataclasses.replace(Manifest.load(folder), idle_key=None).save(folder)
-    assert findings(sources.avatars) == []
-    texts = [finding.text for finding in check_avatars(sources.avatars)]
-    assert any("its idle frames bear no key, import it again" in text for text in texts)
 
 
 def test_a_stamp_is_kept_with_the_avatar(sources: Sources) -> None:
@@ -198,7 +190,7 @@ def hubert(sources: Sources) -> Path:
 
 def test_without_an_encoder_there_is_only_the_ensemble_that_takes_features(sources: Sources) -> None:
     folder = build(sources, network=NetworkSource(hubert(sources)), encoder=None, encoder_name=None)
-    assert shown(sources.avatars) == {"avatar_ann", "features_ann", "lipsync_ann"}
+    assert shown(sources.avatars) == {"ann", "features_ann", "lipsync_ann"}
     assert not (folder / "config.pbtxt").exists()
     manifest = Manifest.load(folder)
     assert (manifest.family, manifest.audio_mode, manifest.encoder) == ("160", "hubert", None)
@@ -229,7 +221,7 @@ def test_an_avatar_is_replaced_if_that_is_said(sources: Sources, tmp_path: Path)
     build(sources)
     other = Sources.write(tmp_path / "other", key=77, seed=5)
     build(other, avatars=sources.avatars, replace=True)
-    assert Manifest.load(sources.avatars / "avatar_ann").network_key == 77
+    assert Manifest.load(sources.avatars / "ann").network_key == 77
     assert shown(sources.avatars) == FOLDERS
     assert findings(sources.avatars) == []
     assert stages(sources.avatars) == []
@@ -254,54 +246,17 @@ def test_a_replacement_that_fails_leaves_the_old_avatar(sources: Sources) -> Non
     assert stages(sources.avatars) == []
 
 
-def test_an_encoder_that_is_there_is_kept(sources: Sources) -> None:
-    build(sources)
-    model = sources.avatars / "audio_encoder_tiny" / MODEL_FILE
-    before = model.stat()
-    build(sources, avatar_id="bob")
-    build(sources, replace=True)
-    assert model.stat() == before
-    assert shown(sources.avatars) == FOLDERS | {"avatar_bob", "features_bob", "lipsync_bob"}
-    assert findings(sources.avatars) == []
-
-
-def test_another_encoder_of_the_same_name_is_refused(sources: Sources) -> None:
-    build(sources)
-    before = contents(sources.avatars)
-    onnx.save(encoder_graph(2.0), str(sources.encoder))
-    for changes in ({"avatar_id": "bob"}, {"replace": True}):
-        with pytest.raises(ExportError, match=r"audio_encoder_tiny holds another encoder.*--encoder-name"):
-            build(sources, **changes)
-    assert contents(sources.avatars) == before
-    build(sources, avatar_id="bob", encoder_name="other")
-    assert findings(sources.avatars) == []
-
-
-def test_an_encoder_may_be_replaced_by_who_owns_it(sources: Sources) -> None:
-    build(sources)
-    onnx.save(encoder_graph(2.0), str(sources.encoder))
-    build(sources, replace=True, replace_encoder=True)
-    model = sources.avatars / "audio_encoder_tiny" / MODEL_FILE
-    assert model.read_bytes() == sources.encoder.read_bytes()
-    assert findings(sources.avatars) == []
-
-
-def test_an_encoders_name_is_by_default_the_start_of_its_checksum(sources: Sources) -> None:
-    manifest = Manifest.load(build(sources, encoder_name=None))
-    assert manifest.encoder == file_sha256(sources.encoder)[:8]
-    assert f"audio_encoder_{manifest.encoder}" in shown(sources.avatars)
-
-
 # --- checkpoints ---
-def test_checkpoints_are_exported_and_an_encoder_only_once(sources: Sources, tmp_path: Path) -> None:
+def test_checkpoints_are_exported_only_once(sources: Sources, tmp_path: Path) -> None:
     unet = save(random_unet("328", "ave").state_dict(), tmp_path / "u.pth")
     encoder = save(random_encoder().state_dict(), tmp_path / "e.pth")
-    changes = {"network": NetworkSource(unet, "328", "ave"), "encoder": encoder, "encoder_name": None}
+    changes = {"network": NetworkSource(unet, "328", "ave"), "encoder": encoder}
     build(sources, **changes)
-    name = f"audio_encoder_{file_sha256(encoder)[:8]}"
-    before = (sources.avatars / name / MODEL_FILE).stat()
-    build(sources, avatar_id="bob", **changes | {"network": NetworkSource(sources.network)})
-    assert (sources.avatars / name / MODEL_FILE).stat() == before
+    build(sources, avatar_id="bob", **changes)
+    # Made from the same checkpoints: exported once, and one file each.
+    for name in ("network.onnx", "encoder.onnx"):
+        ann, bob = ((sources.avatars / avatar / name).stat() for avatar in ("ann", "bob"))
+        assert ann.st_ino == bob.st_ino
     assert findings(sources.avatars) == []
 
 
@@ -421,10 +376,9 @@ def test_an_id_that_is_none_touches_no_path(sources: Sources, avatar_id: str) ->
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"encoder_name": "../x"}, "the encoder's name is '../x'; 1 to 64 of a-z"),
-        ({"quality": 0}, "the JPEG quality is 0; 1 to 100 is wanted"),
-        ({"quality": 101}, "the JPEG quality is 101"),
-        ({"blend": "soft"}, "the blend is 'soft'; hard or feather is wanted"),
+        ({"quality": 0}, "JPEG quality: expected 1 to 100, got 0"),
+        ({"quality": 101}, "JPEG quality: expected 1 to 100, got 101"),
+        ({"blend": "soft"}, "blend: expected hard or feather, got 'soft'"),
     ],
 )
 def test_settings_out_of_range(sources: Sources, changes: dict[str, Any], error: str) -> None:
@@ -455,7 +409,7 @@ def test_imports_run_side_by_side(sources: Sources) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
-    assert {f"avatar_{name}" for name in names} < shown(sources.avatars)
+    assert set(names) == shown(sources.avatars)
     assert findings(sources.avatars) == []
 
 
@@ -468,7 +422,7 @@ def test_of_two_imports_of_one_avatar_the_slower_is_refused(sources: Sources) ->
 
     with pytest.raises(ExportError, match="is there already"):
         build_avatar(sources.settings(), open_frames(sources.frames), BOXES, be_quicker)
-    assert Manifest.load(sources.avatars / "avatar_ann").quality == 50
+    assert Manifest.load(sources.avatars / "ann").quality == 50
     assert findings(sources.avatars) == []
 
 
@@ -477,7 +431,7 @@ IMPORT = """
 import os, resource, signal, sys
 from pathlib import Path
 import compositor_backend.errors
-from export import atomic, avatar, model_configs, pack_writer
+from export import atomic, avatar, pack_writer
 from tests.support.avatar_sources import BOXES, Sources
 from export.frames import open_frames
 
@@ -496,10 +450,10 @@ def dying(function):
     return call
 
 places = {
-    "config": (model_configs, "write_lipsync"),
+    "network": (avatar, "_add_encoder"),
     "frame": (pack_writer.PackWriter, "add"),
     "manifest": (pack_writer.PackWriter, "finish"),
-    "ensemble": (model_configs, "write_features_ensemble"),
+    "idle": (avatar, "_add_idle_frames"),
     "sync": (atomic, "_sync_folder"),
     "rename": (Path, "rename"),
 }
@@ -531,28 +485,20 @@ def run_import(
 
 
 POINTS = [
-    ("config", 1),
+    ("network", 1),
     ("frame", 3),
     ("manifest", 1),
-    ("ensemble", 1),
-    ("sync", 5),
+    ("idle", 1),
+    ("sync", 1),
     ("rename", 1),
     ("rename", 2),
-    ("rename", 3),
-    ("rename", 4),
 ]
 
 
 def assert_nothing_half_made(avatars: Path) -> None:
-    """An avatar that a client could ask for is whole: its pack, and the networks that its ensemble names.
-
-    Only its second ensemble may be missing, and networks may stand there before their avatar does.
-    """
+    """An avatar that a client could ask for is whole."""
     bad = [finding for finding in check_avatars(avatars) if not finding.good] if shown(avatars) else []
-    for finding in bad:
-        late = finding.part == "ensembles" and "features_ann/config.pbtxt cannot be read" in finding.text
-        assert late or finding.part == "leftover", finding
-    assert not (avatars / "features_ann").exists() or (avatars / "avatar_ann").exists()
+    assert {finding.part for finding in bad} <= {"leftover"}
 
 
 @pytest.mark.parametrize(("point", "occurrence"), POINTS)
@@ -562,9 +508,7 @@ def test_a_killed_import_leaves_nothing_half_made(sources: Sources, point: str, 
     visible = shown(sources.avatars)
     if point != "rename":
         assert visible == set()
-    # An ensemble stands on all that it names.
-    assert "features_ann" not in visible or visible == FOLDERS
-    assert "avatar_ann" not in visible or visible >= FOLDERS - {"features_ann"}
+    assert visible in (set(), FOLDERS)
     assert_nothing_half_made(sources.avatars)
     build(sources, replace=True)
     assert shown(sources.avatars) == FOLDERS
@@ -572,7 +516,7 @@ def test_a_killed_import_leaves_nothing_half_made(sources: Sources, point: str, 
     assert stages(sources.avatars) == []
 
 
-@pytest.mark.parametrize(("point", "occurrence"), [*POINTS, *(("rename", n) for n in (5, 6, 7))])
+@pytest.mark.parametrize(("point", "occurrence"), [*POINTS, ("rename", 3)])
 def test_a_killed_replacement_shows_the_old_avatar_or_none_or_the_new(
     sources: Sources, tmp_path: Path, point: str, occurrence: int
 ) -> None:
@@ -588,7 +532,7 @@ def test_a_killed_replacement_shows_the_old_avatar_or_none_or_the_new(
     # Whatever is imported next puts in order what was left.
     build(sources, avatar_id="bob")
     key = KEY if point != "rename" or occurrence == 1 else 77
-    assert Manifest.load(sources.avatars / "avatar_ann").network_key == key
+    assert Manifest.load(sources.avatars / "ann").network_key == key
     assert findings(sources.avatars) == []
     assert stages(sources.avatars) == []
 

@@ -35,9 +35,9 @@ def test_import_and_check(sources: Sources, capsys: pytest.CaptureFixture[str]) 
     assert main(arguments(sources, "--quality", "60", "--blend", "feather", "--encoder-name", "tiny")) == 0
     out = capsys.readouterr().out
     assert "4/4" in out
-    assert f"{sources.avatars}/avatar_ann is ready" in out
-    assert f"python -m server --avatars {sources.avatars} --load ann" in out
-    manifest = Manifest.load(sources.avatars / "avatar_ann")
+    assert f"{sources.avatars}/ann is ready" in out
+    assert f"python -m server --avatars {sources.avatars}" in out
+    manifest = Manifest.load(sources.avatars / "ann")
     assert (manifest.quality, manifest.blend, manifest.encoder) == (60, "feather", "tiny")
     assert main(["check", str(sources.avatars)]) == 0
     table = capsys.readouterr().out
@@ -61,20 +61,11 @@ def test_boxes_that_a_network_sees_stretched_are_spoken_of(
     assert bool(note) == bool(said)
 
 
-def test_avatars_share_a_network_by_the_name_that_is_given(
-    sources: Sources, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(arguments(sources, "--network-name", "studio")) == 0
-    assert Manifest.load(sources.avatars / "avatar_ann").network == "lipsync_studio"
-    assert main([*arguments(sources, "--replace", "--network-name", "Ö")]) == 1
-    assert "the network's name is 'Ö'" in capsys.readouterr().err
-
-
 def test_a_broken_avatar_is_exit_code_1(sources: Sources, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(sources)) == 0
     shutil.rmtree(sources.avatars / "lipsync_ann")
     capsys.readouterr()
-    assert main(["check", str(sources.avatars / "avatar_ann")]) == 1
+    assert main(["check", str(sources.avatars / "ann")]) == 1
     assert "is not there" in capsys.readouterr().out.replace("\n", " ")
 
 
@@ -84,7 +75,7 @@ def test_what_is_wrong_with_an_import_is_one_sentence(
     assert main(arguments(sources)) == 0
     capsys.readouterr()
     assert main(arguments(sources)) == 1
-    expected = f"error: {sources.avatars}/avatar_ann is there already; say --replace to build it anew\n"
+    expected = f"error: {sources.avatars}/ann is there already; say --replace to build it anew\n"
     assert capsys.readouterr().err == expected
     assert main(arguments(sources, "--replace")) == 0
 
@@ -98,7 +89,7 @@ def test_check_where_one_stands(
     sources: Sources, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(sources)) == 0
-    monkeypatch.chdir(sources.avatars / "avatar_ann")
+    monkeypatch.chdir(sources.avatars / "ann")
     assert main(["check", "."]) == 0, capsys.readouterr()
 
 
@@ -135,7 +126,7 @@ def test_a_change_of_frame_rate_is_said(sources: Sources, capsys: pytest.Capture
     out = " ".join(capsys.readouterr().out.split())
     assert "body.mp4 has 50.00 frames a second" in out
     assert "4 at 25 a second" in out
-    assert Manifest.load(sources.avatars / "avatar_ann").frames == 4
+    assert Manifest.load(sources.avatars / "ann").frames == 4
 
 
 def test_graphs_are_imported_and_checked_without_torch(sources: Sources) -> None:

@@ -19,9 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from compositor_backend.manifest import MANIFEST_NAME, Manifest
 from compositor_backend.pack import file_sha256
 from export import deep_check
-from export.avatar import MODEL_FILE, NetworkSource, build_avatar
-from export.check import Finding, check_avatars
-from export.checksums import SUMS_FILE, record_sums
+from export.avatar import NetworkSource, build_avatar
+from export.check import Finding
 from export.cli import main
 from export.deep_check import SPEECH, check_avatar_deeply, read_speech, similarity, spread
 from export.errors import ExportError
@@ -48,7 +47,7 @@ def avatars(whole: Path, tmp_path: Path) -> Path:
 
 
 def findings(avatars: Path) -> dict[str, Finding]:
-    return {finding.part: finding for finding in check_avatar_deeply(avatars / "avatar_ann")}
+    return {finding.part: finding for finding in check_avatar_deeply(avatars / "ann")}
 
 
 def bad(avatars: Path) -> dict[str, str]:
@@ -57,18 +56,24 @@ def bad(avatars: Path) -> dict[str, str]:
 
 def save_network(avatars: Path, graph: onnx.ModelProto) -> None:
     """Another network under the same key, its checksum made to fit."""
-    onnx.save(graph, str(avatars / "lipsync_ann" / MODEL_FILE))
-    record_sums(avatars / "lipsync_ann")
+    save_graph(avatars, "network", graph)
 
 
 def save_encoder(avatars: Path, graph: onnx.ModelProto) -> None:
-    onnx.save(graph, str(avatars / "audio_encoder_tiny" / MODEL_FILE))
-    record_sums(avatars / "audio_encoder_tiny")
+    save_graph(avatars, "encoder", graph)
+
+
+def save_graph(avatars: Path, name: str, graph: onnx.ModelProto) -> None:
+    folder = avatars / "ann"
+    onnx.save(graph, str(folder / f"{name}.onnx"))
+    manifest = Manifest.load(folder)
+    entry = dataclasses.replace(manifest.graphs[name], sha256=file_sha256(folder / f"{name}.onnx"))
+    dataclasses.replace(manifest, graphs={**manifest.graphs, name: entry}).save(folder)
 
 
 def rewrite(avatars: Path, name: str, change: Callable[[NDArray[Any]], None]) -> None:
     """Change an array of the pack, its checksum made to fit."""
-    folder = avatars / "avatar_ann"
+    folder = avatars / "ann"
     array = np.load(folder / f"{name}.npy")
     change(array)
     np.save(folder / f"{name}.npy", array)
@@ -89,7 +94,7 @@ def test_an_avatar_that_was_copied_works(avatars: Path) -> None:
 def test_progress_is_told_for_each_part(avatars: Path) -> None:
     told: dict[str, list[tuple[int, int]]] = {}
     progress = lambda what, done, total: told.setdefault(what, []).append((done, total))  # noqa: E731
-    list(check_avatar_deeply(avatars / "avatar_ann", progress))
+    list(check_avatar_deeply(avatars / "ann", progress))
     assert list(told) == [f"ann: {part}" for part in DEEP]
     for steps in told.values():
         assert [done for done, _ in steps] == sorted({done for done, _ in steps})
@@ -104,24 +109,18 @@ def test_nothing_is_written(avatars: Path) -> None:
 
 # --- damage ---
 FILES = {
-    "avatar_ann/avatar.json": r"avatar.json",
-    "avatar_ann/faces.npy": "faces.npy",
-    "avatar_ann/rects.npy": "rects.npy",
-    "avatar_ann/scan_data.npy": "scan_data.npy",
-    "avatar_ann/scan_offsets.npy": "scan_offsets.npy",
-    "avatar_ann/region_data.npy": "region_data.npy",
-    "avatar_ann/region_boxes.npy": "region_boxes.npy",
-    "avatar_ann/jpeg_header.npy": "jpeg_header.npy",
-    "avatar_ann/idle_data.npy": "idle_data.npy",
-    "avatar_ann/idle_offsets.npy": "idle_offsets.npy",
-    "avatar_ann/config.pbtxt": "avatar_ann/config.pbtxt",
-    "features_ann/config.pbtxt": "features_ann/config.pbtxt",
-    "lipsync_ann/1/model.onnx": "lipsync_ann/1/model.onnx",
-    "lipsync_ann/config.pbtxt": "lipsync_ann/config.pbtxt",
-    "lipsync_ann/configs/embedded.pbtxt": "lipsync_ann/configs/embedded.pbtxt",
-    "lipsync_ann/SHA256SUMS": "lipsync_ann/1/model.onnx|lipsync_ann/SHA256SUMS",
-    "audio_encoder_tiny/1/model.onnx": "audio_encoder_tiny/1/model.onnx",
-    "audio_encoder_tiny/config.pbtxt": "audio_encoder_tiny/config.pbtxt",
+    "ann/avatar.json": r"avatar.json",
+    "ann/faces.npy": "faces.npy",
+    "ann/rects.npy": "rects.npy",
+    "ann/scan_data.npy": "scan_data.npy",
+    "ann/scan_offsets.npy": "scan_offsets.npy",
+    "ann/region_data.npy": "region_data.npy",
+    "ann/region_boxes.npy": "region_boxes.npy",
+    "ann/jpeg_header.npy": "jpeg_header.npy",
+    "ann/idle_data.npy": "idle_data.npy",
+    "ann/idle_offsets.npy": "idle_offsets.npy",
+    "ann/network.onnx": "network.onnx",
+    "ann/encoder.onnx": "encoder.onnx",
 }
 
 
@@ -136,11 +135,7 @@ def test_a_byte_flipped_in_any_file_is_found_and_the_file_named(avatars: Path, n
 
 def test_every_file_is_among_those(whole: Path) -> None:
     files = {path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file()}
-    assert files - {
-        ".import.lock",
-        "audio_encoder_tiny/SHA256SUMS",
-        "audio_encoder_tiny/configs/embedded.pbtxt",
-    } == set(FILES)
+    assert files - {".import.lock"} == set(FILES)
 
 
 # --- what no checksum tells ---
@@ -170,21 +165,11 @@ def test_regions_of_other_pictures(avatars: Path) -> None:
     )
 
 
-def test_an_encoder_that_was_replaced_leaves_idle_frames_behind(avatars: Path) -> None:
-    """`check` sees nothing wrong: the graph, its checksum and its config are whole."""
-    save_encoder(avatars, encoder_graph(scale=-4.0))
-    assert all(finding.good for finding in check_avatars(avatars))
-    (part, text), *_others = bad(avatars).items()
-    assert part == "idle frames"
-    assert "idle_data.npy does not show what the networks draw to silence: frame 0" in text
-    assert "If the audio encoder was replaced, import the avatar again" in text
-
-
 def test_idle_frames_of_which_only_the_last_is_stale(avatars: Path) -> None:
-    folder = avatars / "avatar_ann"
+    folder = avatars / "ann"
     with deep_check.AvatarPack(folder) as pack:
-        silence = deep_check.silent_audio(avatars / "audio_encoder_tiny" / MODEL_FILE, (32, 16, 16))
-        session = deep_check.open_session(avatars / "lipsync_ann" / MODEL_FILE)
+        silence = deep_check.silent_audio(avatars / "ann" / "encoder.onnx", (32, 16, 16))
+        session = deep_check.open_session(avatars / "ann" / "network.onnx")
         (mouths,) = session.run(["MOUTH"], {"FACE": pack.faces, "AUDIO": silence[:4]})
     mouths[3] = 255 - mouths[3]
     manifest = Manifest.load(folder)
@@ -234,7 +219,7 @@ def test_a_network_that_draws_one_colour(avatars: Path) -> None:
             weight.CopyFrom(numpy_helper.from_array(np.array(np.nan, np.float32), "10"))
     save_network(avatars, model)
     text = bad(avatars)["speech"]
-    assert "lipsync_ann/1/model.onnx draws nothing but the value" in text
+    assert "network.onnx draws nothing but the value" in text
 
 
 @pytest.mark.parametrize(
@@ -242,7 +227,7 @@ def test_a_network_that_draws_one_colour(avatars: Path) -> None:
 )
 def test_an_encoder_that_hears_nothing(avatars: Path, scale: float, error: str) -> None:
     save_encoder(avatars, encoder_graph(scale))
-    assert f"audio_encoder_tiny/1/model.onnx {error}" in bad(avatars)["speech"]
+    assert f"encoder.onnx {error}" in bad(avatars)["speech"]
 
 
 def test_a_key_that_is_right_for_two_frames_only(avatars: Path) -> None:
@@ -264,37 +249,15 @@ def test_a_key_that_is_right_for_two_frames_only(avatars: Path) -> None:
 
 
 def test_what_is_not_whole_is_not_run(avatars: Path) -> None:
-    shutil.rmtree(avatars / "lipsync_ann")
+    (avatars / "ann" / "network.onnx").unlink()
     texts = bad(avatars)
     assert texts["speech"] == "not looked at: network must be whole first"
     assert "all frames" not in texts
 
 
 def test_without_a_manifest_there_is_one_finding(avatars: Path) -> None:
-    (avatars / "avatar_ann" / MANIFEST_NAME).unlink()
+    (avatars / "ann" / MANIFEST_NAME).unlink()
     assert list(findings(avatars)) == ["manifest"]
-
-
-def test_checksums_that_an_older_import_did_not_write(avatars: Path) -> None:
-    (avatars / "lipsync_ann" / SUMS_FILE).unlink()
-    found = findings(avatars)
-    assert all(finding.good for finding in found.values())
-    assert "no checksum to compare with" in found["network"].text
-
-
-@pytest.mark.parametrize(
-    "text", ["", "nonsense\n", f"{'0' * 64}  2/model.onnx\n", f"{'0' * 63}  1/model.onnx\n"]
-)
-def test_checksums_that_are_none(avatars: Path, text: str) -> None:
-    (avatars / "lipsync_ann" / SUMS_FILE).write_text(text)
-    assert "SHA256SUMS is damaged" in bad(avatars)["network"]
-
-
-def test_sha256sum_reads_the_checksums_too(whole: Path) -> None:
-    done = subprocess.run(
-        ["sha256sum", "-c", SUMS_FILE], cwd=whole / "lipsync_ann", capture_output=True, check=True
-    )
-    assert done.stdout == b"1/model.onnx: OK\n"
 
 
 # --- the other kinds of avatar ---
@@ -302,7 +265,7 @@ def test_sha256sum_reads_the_checksums_too(whole: Path) -> None:
 def test_an_avatar_whose_features_come_ready(tmp_path: Path, audio: tuple[int, ...]) -> None:
     sources = Sources.write(tmp_path)
     onnx.save(network_graph(size_px=160, audio=audio), str(sources.network))
-    settings = sources.settings(network=NetworkSource(sources.network), encoder=None, encoder_name=None)
+    settings = sources.settings(network=NetworkSource(sources.network), encoder=None)
     build_avatar(settings, open_frames(sources.frames), BOXES)
     found = findings(sources.avatars)
     assert all(finding.good for finding in found.values()), found
@@ -310,11 +273,11 @@ def test_an_avatar_whose_features_come_ready(tmp_path: Path, audio: tuple[int, .
     assert found["idle frames"].text.startswith("none: ")
 
 
-def test_an_avatar_whose_network_hears_mel(tmp_path: Path) -> None:
+def test_an_avatar_whose_network_takes_mel(tmp_path: Path) -> None:
     """Drawn to real speech, and idle frames to silence, without an encoder."""
     sources = Sources.write(tmp_path)
     onnx.save(network_graph(size_px=96, audio=(1, 80, 16)), str(sources.network))
-    settings = sources.settings(network=NetworkSource(sources.network), encoder=None, encoder_name=None)
+    settings = sources.settings(network=NetworkSource(sources.network), encoder=None)
     build_avatar(settings, open_frames(sources.frames), BOXES)
     found = findings(sources.avatars)
     assert all(finding.good for finding in found.values()), found
@@ -369,7 +332,7 @@ def test_the_command(
     avatars: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert main(["check", "--deep", str(avatars / "avatar_ann")]) == 0
+    assert main(["check", "--deep", str(avatars / "ann")]) == 0
     assert "4 of 4 drawn anew are equal" in capsys.readouterr().out
     assert main(["check", "--deep", str(avatars)]) == 0
     save_encoder(avatars, encoder_graph(scale=-4.0))

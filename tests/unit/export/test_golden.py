@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from compositor_backend.blend import paste
 from compositor_backend.pack import AvatarPack
-from export.avatar import MODEL_FILE, AvatarSettings, NetworkSource, build_avatar
+from export.avatar import AvatarSettings, NetworkSource, build_avatar
 from export.frames import open_frames
 from export.graphs import LipSyncNetwork
 from export.networks.families import FAMILIES
@@ -52,8 +52,8 @@ def test_frames_are_what_the_facts_say(tmp_path: Path, family: str, audio: str) 
     write_pictures(tmp_path / "frames", "%d.png", [scene(0), scene(1)])
     build_avatar(settings, open_frames(tmp_path / "frames"), boxes)
     sound = features(network.mode.shape)
-    with AvatarPack(tmp_path / "avatars" / "avatar_ann") as pack:
-        session = open_session(tmp_path / "avatars" / pack.manifest.network / MODEL_FILE)
+    with AvatarPack(tmp_path / "avatars" / "ann") as pack:
+        session = open_session(pack.graph("network").path)
         inputs = {"FACE": np.ascontiguousarray(pack.faces), "AUDIO": sound}
         (mouths,) = session.run(["MOUTH"], inputs)
         for n, box in enumerate(boxes):

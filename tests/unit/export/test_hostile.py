@@ -23,7 +23,7 @@ from onnx import TensorProto, helper
 
 from compositor_backend.manifest import MANIFEST_NAME
 from export.archive import LIST_NAME, pack_avatar
-from export.avatar import MODEL_FILE, build_avatar
+from export.avatar import build_avatar
 from export.frames import open_frames
 from export.tar_stream import header
 from tests.support.avatar_sources import BOXES, Sources, encoder_graph, network_graph
@@ -92,7 +92,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     build_avatar(sources.settings(), open_frames(sources.frames), BOXES)
     folder = tmp_path_factory.mktemp("hostile")
     packed = folder / "ann.tar"
-    pack_avatar(sources.avatars / "avatar_ann", packed)
+    pack_avatar(sources.avatars / "ann", packed)
     return World(sources, packed, folder)
 
 
@@ -188,7 +188,7 @@ def listed(world: World, size: int) -> tuple[bytes, bytes]:
     """The list of an honest archive, but for the size of its faces."""
     with tarfile.open(world.packed) as tar:
         value = json.loads(tar.extractfile(LIST_NAME).read())  # type: ignore[union-attr]
-    value["files"]["avatar_ann/faces.npy"]["bytes"] = size
+    value["files"]["faces.npy"]["bytes"] = size
     data = json.dumps(value).encode()
     return header(LIST_NAME, len(data)), data
 
@@ -201,7 +201,7 @@ def typed(name: str, kind: bytes, size: int = 0, link: str = "") -> bytes:
 
 def archives(world: World) -> dict[str, tuple[Path, str]]:
     first = listed(world, 300 << 20)
-    bomb = (header("avatar_ann/faces.npy", 300 << 20), bytes(300 << 20))
+    bomb = (header("faces.npy", 300 << 20), bytes(300 << 20))
     pax = typed("x", tarfile.XHDTYPE, 8 << 30)
     slip = world.folder / "slip.zip"
     with zipfile.ZipFile(slip, "w") as file:
@@ -227,7 +227,7 @@ def archives(world: World) -> dict[str, tuple[Path, str]]:
 
 
 def spoilt_pack(world: World, name: str, spoil: Callable[[Path], Any]) -> list[str]:
-    folder = world.copy(name) / "avatar_ann"
+    folder = world.copy(name) / "ann"
     spoil(folder)
     return ["check", str(folder)]
 
@@ -294,7 +294,7 @@ def hostile(world: World) -> dict[str, tuple[list[str], str]]:
             "is longer than 1048576 bytes",
         ),
         "network of 1 TB": (
-            lambda f: os.truncate(f.parent / "lipsync_ann" / MODEL_FILE, 1 << 40),
+            lambda f: os.truncate(f.parent / "ann" / "network.onnx", 1 << 40),
             "is 1099511627776 bytes long",
         ),
     }

@@ -35,9 +35,9 @@ def test_import_and_check(folder: UserFolder, tmp_path: Path, capsys: pytest.Cap
     assert lines[0].startswith(f"{folder.path} is a model folder of the Go servers, version 1 (go-v1)")
     assert {line.split(":")[0].strip() for line in lines[1:-3]} == {"found", "assumed", "note"}
     assert lines[-3:-1] == ["network: 1 of 1", f"frames: {FRAMES} of {FRAMES}"]
-    ready = f"{avatars}/avatar_ann is ready: python -m server --avatars {avatars} --load ann"
+    ready = f"{avatars}/ann is ready: python -m server --avatars {avatars}"
     assert lines[-1] == ready
-    manifest = Manifest.load(avatars / "avatar_ann")
+    manifest = Manifest.load(avatars / "ann")
     assert (manifest.quality, manifest.blend, manifest.frames) == (60, "feather", FRAMES)
     assert main(["check", str(avatars)]) == 0
 
@@ -58,10 +58,10 @@ def test_an_avatar_that_is_there_stays_unless_it_is_replaced(
     avatars = tmp_path / "avatars"
     assert main(arguments(folder, avatars)) == 0
     assert main(arguments(folder, avatars, "--quality", "40")) == 1
-    assert "avatar_ann is there already; say --replace" in capsys.readouterr().err
-    assert Manifest.load(avatars / "avatar_ann").quality == 75
+    assert "ann is there already; say --replace" in capsys.readouterr().err
+    assert Manifest.load(avatars / "ann").quality == 75
     assert main(arguments(folder, avatars, "--quality", "40", "--replace")) == 0
-    assert Manifest.load(avatars / "avatar_ann").quality == 40
+    assert Manifest.load(avatars / "ann").quality == 40
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_an_avatar_that_is_there_stays_unless_it_is_replaced(
         (("--id", "../ann"), "is not an avatar id"),
         (("--format", "movie"), "'movie' is no format; synctalk-2d, ultralight, go-v1, go-v2"),
         (("--format", "go-v2"), "is none of what can be imported"),
-        (("--quality", "0"), "the JPEG quality is 0; 1 to 100 is wanted"),
+        (("--quality", "0"), "JPEG quality: expected 1 to 100, got 0"),
         (("--checkpoint", "gone.onnx"), "gone.onnx is not there"),
         (("--audio", "hubert"), "fits the audio mode ave; --audio hubert was said"),
     ],

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export import onnx_guard
 from export.errors import ExportError
-from export.onnx_guard import CLONE_FILE, refuse_foreign_files
+from export.onnx_guard import refuse_foreign_files
 from export.served_graph import open_session
 from tests.support.avatar_sources import encoder_graph, network_graph
 
@@ -78,100 +78,6 @@ def test_a_place_is_refused_though_the_tensor_does_not_say_that_it_is_kept_there
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ExportError, match="keeps its weights in other files"):
         refuse_foreign_files(path)
-
-
-# --- the one file that a clone's graph may lead to ---
-@pytest.mark.parametrize("put", PLACES, ids=lambda put: put.__name__)
-def test_the_graph_of_a_clone_may_lead_to_the_file_beside_it(
-    tmp_path: Path, put: Callable[[onnx.ModelProto, TensorProto], None]
-) -> None:
-    model, path = network_graph(), tmp_path / "n.onnx"
-    put(model, outside(CLONE_FILE))
-    path.write_bytes(model.SerializeToString())
-    (tmp_path / CLONE_FILE).write_bytes(bytes(4))
-    refuse_foreign_files(path, clone=True)
-    with pytest.raises(ExportError, match="keeps its weights in other files"):
-        refuse_foreign_files(path)
-
-
-def twice(tensor: TensorProto) -> None:
-    tensor.external_data.add(key="location", value="/etc/passwd")
-
-
-def with_more(tensor: TensorProto) -> None:
-    tensor.external_data.add(key="checksum", value="0")
-
-
-def said_by_nobody(tensor: TensorProto) -> None:
-    del tensor.external_data[:]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        *(
-            lambda tensor, place=place: setattr(tensor.external_data[0], "value", place)
-            for place in (
-                "secret.bin",
-                "/etc/passwd",
-                f"../{CLONE_FILE}",
-                f"./{CLONE_FILE}",
-                f"x/{CLONE_FILE}",
-                f"{CLONE_FILE}\0",
-                "",
-            )
-        ),
-        twice,
-        with_more,
-        said_by_nobody,
-    ],
-)
-def test_the_graph_of_a_clone_leads_nowhere_else(
-    tmp_path: Path, change: Callable[[TensorProto], None]
-) -> None:
-    model, tensor, path = network_graph(), outside(CLONE_FILE), tmp_path / "n.onnx"
-    change(tensor)
-    model.graph.initializer.append(tensor)
-    path.write_bytes(model.SerializeToString())
-    (tmp_path / CLONE_FILE).write_bytes(bytes(4))
-    with pytest.raises(ExportError, match="keeps its weights in other files"):
-        refuse_foreign_files(path, clone=True)
-
-
-@pytest.mark.parametrize(
-    ("place", "error"),
-    [
-        ({"length": "5"}, "looks for more"),
-        ({"offset": "1"}, "looks for more"),
-        ({"offset": "-1"}, "looks for more"),
-        ({"length": "9" * 30}, "looks for more"),
-        ({"length": ""}, "looks for more"),
-        ({"length": "0"}, "a tensor of 1 numbers in 0 bytes"),
-    ],
-)
-def test_the_file_of_a_clone_holds_what_is_looked_for(
-    tmp_path: Path, place: dict[str, str], error: str
-) -> None:
-    model, tensor, path = network_graph(), outside(CLONE_FILE), tmp_path / "n.onnx"
-    for entry in tensor.external_data:
-        entry.value = place.get(entry.key, entry.value)
-    model.graph.initializer.append(tensor)
-    path.write_bytes(model.SerializeToString())
-    (tmp_path / CLONE_FILE).write_bytes(bytes(4))
-    with pytest.raises(ExportError, match=error):
-        refuse_foreign_files(path, clone=True)
-
-
-def test_the_file_of_a_clone_is_no_way_to_another(tmp_path: Path) -> None:
-    model, path = network_graph(), tmp_path / "n.onnx"
-    model.graph.initializer.append(outside(CLONE_FILE))
-    path.write_bytes(model.SerializeToString())
-    with pytest.raises(ExportError, match="cannot be read: No such file"):
-        refuse_foreign_files(path, clone=True)
-    (tmp_path / "secret.bin").write_bytes(bytes(100))
-    (tmp_path / CLONE_FILE).symlink_to(tmp_path / "secret.bin")
-    with pytest.raises(ExportError, match=r"looks for more in clone\.bin than there is"):
-        refuse_foreign_files(path, clone=True)
 
 
 def test_a_second_graph_message_is_merged_by_protobuf_and_so_looked_at(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from export.parity import unet_reference
 from export.picture_parity import PictureLimits
 from export.precision import LIMITS, PRECISION_KEY, halve, precision_of, rounded_model
 from tests.support.avatar_sources import network_graph
-from tests.support.engines import AUDIO, SIDE_PX, convolving_graph
+from tests.support.convolutions import AUDIO, SIDE_PX, convolving_graph
 from tests.support.networks import NARROW, even_unet, even_wav2lip, random_unet
 
 MODES = [

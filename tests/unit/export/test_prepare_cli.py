@@ -47,8 +47,8 @@ def test_with_networks_the_avatar_is_built(
     assert main(call(video, *networks)) == 0
     out = words(capsys)
     assert "6 faces in" in out
-    assert f"python -m server --avatars {video.with_name('avatars')} --load ann" in out
-    folder = video.with_name("avatars") / "avatar_ann"
+    assert f"python -m server --avatars {video.with_name('avatars')}" in out
+    folder = video.with_name("avatars") / "ann"
     boxes = json.loads((video.with_name("out") / "ann" / "crop_rects.json").read_text())
     with AvatarPack(folder) as pack:
         assert pack.rects.tolist() == boxes
@@ -72,7 +72,7 @@ def test_boxes_are_those_of_the_networks_family(video: Path) -> None:
     assert main(call(video, "--checkpoint", str(network), "--family", "wav2lip-96")) == 0
     x1, y1, x2, y2 = json.loads((video.with_name("out") / "ann" / "crop_rects.json").read_text())[0]
     assert y2 - y1 > 1.2 * (x2 - x1), "the whole face is higher than wide"
-    assert main(["check", str(video.with_name("avatars") / "avatar_ann")]) == 0
+    assert main(["check", str(video.with_name("avatars") / "ann")]) == 0
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def test_what_cannot_become_an_avatar_is_refused_before_faces_are_sought(
     for option in ("--encoder", "--encoder-name", "--network-name"):
         assert main(call(video, option, "e")) == 1
         assert f"{option} was said without a network" in capsys.readouterr().err
-    (video.with_name("avatars") / "avatar_ann").mkdir(parents=True)
+    (video.with_name("avatars") / "ann").mkdir(parents=True)
     assert main(call(video, "--checkpoint", str(checkpoint), "--audio", "ave")) == 1
-    assert "avatar_ann is there already; say --replace" in capsys.readouterr().err
+    assert "ann is there already; say --replace" in capsys.readouterr().err
 
 
 def test_a_second_run_wants_replace(video: Path, capsys: pytest.CaptureFixture[str]) -> None:

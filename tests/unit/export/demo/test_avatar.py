@@ -13,7 +13,6 @@ import pytest
 
 from compositor_backend.manifest import Manifest
 from compositor_backend.pack import AvatarPack
-from export.avatar import MODEL_FILE
 from export.check import check_avatars
 from export.demo import presenter
 from export.demo.avatar import ENCODER_FILE, UNET_FILE, PresenterFrames, build_demo_avatar
@@ -22,7 +21,7 @@ from tests.support.avatar_sources import encoder_graph, network_graph
 
 ROOT = Path(__file__).parents[4]
 FRAMES = PresenterFrames(count=3, workers=1)
-FOLDERS = {"audio_encoder_demo", "avatar_demo", "features_demo", "lipsync_demo"}
+FOLDERS = {"audio_encoder_demo", "demo", "features_demo", "lipsync_demo"}
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def test_the_demo_is_whole_and_shows_the_presenter(tmp_path: Path, weights: Path
     assert build(tmp_path / "avatars", weights)
     assert shown(tmp_path / "avatars") == FOLDERS
     assert [finding for finding in check_avatars(tmp_path / "avatars") if not finding.good] == []
-    with AvatarPack(tmp_path / "avatars" / "avatar_demo") as pack:
+    with AvatarPack(tmp_path / "avatars" / "demo") as pack:
         manifest = pack.manifest
         assert (manifest.width, manifest.height, manifest.frames) == (1280, 720, 3)
         assert (manifest.encoder, manifest.network) == ("demo", "lipsync_demo")
@@ -99,7 +98,7 @@ def test_processes_end_with_a_parent_that_is_killed() -> None:
 def test_an_avatar_that_is_up_to_date_is_left_alone(tmp_path: Path, weights: Path) -> None:
     avatars = tmp_path / "avatars"
     assert build(avatars, weights)
-    manifest = avatars / "avatar_demo" / "avatar.json"
+    manifest = avatars / "demo" / "avatar.json"
     before = manifest.stat()
     assert not build(avatars, weights)
     assert manifest.stat() == before
@@ -112,10 +111,10 @@ def test_new_weights_make_a_new_avatar_and_encoder(tmp_path: Path, weights: Path
     build(avatars, weights)
     onnx.save(network_graph(key=77), str(weights / UNET_FILE))
     assert build(avatars, weights)
-    assert Manifest.load(avatars / "avatar_demo").network_key == 77
+    assert Manifest.load(avatars / "demo").network_key == 77
     onnx.save(encoder_graph(2.0), str(weights / ENCODER_FILE))
     assert build(avatars, weights)
-    encoder = avatars / "audio_encoder_demo" / MODEL_FILE
+    encoder = avatars / "demo" / "encoder.onnx"
     assert encoder.read_bytes() == (weights / ENCODER_FILE).read_bytes()
     assert not build(avatars, weights)
 

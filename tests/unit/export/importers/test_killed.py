@@ -18,7 +18,7 @@ from tests.support.forked_commands import Commands, forked_commands
 from tests.support.user_folders import UserFolder, go_v1
 
 KILLED = -9
-FOLDERS = {"avatar_ann", "features_ann", "lipsync_ann"}
+FOLDERS = {"ann"}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def seen(avatars: Path) -> set[str]:
 
 def content(avatars: Path) -> dict[str, Any]:
     """The checksums of an avatar's pack, and its network's key."""
-    manifest = Manifest.load(avatars / "avatar_ann")
+    manifest = Manifest.load(avatars / "ann")
     return {"key": manifest.network_key, **{name: entry.sha256 for name, entry in manifest.files.items()}}
 
 
