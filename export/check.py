@@ -179,6 +179,8 @@ def _checked_file(manifest: Manifest, folder: Path, name: str) -> Path:
     path, entry = folder / f"{name}.onnx", manifest.graphs[name]
     if not path.is_file():
         raise ExportError(f"{path} is not there")
+    if (size := path.stat().st_size) != entry.bytes:
+        raise ExportError(f"{path} is {size} bytes long; the manifest says {entry.bytes}")
     if file_sha256(path) != entry.sha256:
         raise ExportError(f"{path} is damaged: its SHA-256 is not the manifest's")
     return path

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from compositor_backend.contract import AVATAR_ID_PATTERN
 from compositor_backend.errors import PackError
-from compositor_backend.manifest import ENCODER, MANIFEST_NAME, NETWORK, Manifest
+from compositor_backend.manifest import ENCODER, MANIFEST_NAME, NETWORK, GraphEntry, Manifest
 from compositor_backend.pack import file_sha256
 from export.errors import ExportError
 from export.served_graph import checkpoint_of
@@ -25,7 +25,7 @@ def share_equal(avatars: Path, path: Path) -> None:
     sha256 = file_sha256(path)
     for folder, manifest in _manifests(avatars):
         for name, entry in manifest.graphs.items():
-            if entry.sha256 == sha256 and _link(folder / f"{name}.onnx", path, sha256):
+            if entry.sha256 == sha256 and _link(folder / f"{name}.onnx", path, entry):
                 return
 
 
@@ -33,7 +33,7 @@ def find_network(avatars: Path, key: int) -> Path | None:
     """A network's graph that gives that AVATAR_KEY: it was exported from the same checkpoint."""
     for folder, manifest in _manifests(avatars):
         path, entry = folder / f"{NETWORK}.onnx", manifest.graphs[NETWORK]
-        if manifest.network_key == key and _is_whole(path, entry.sha256):
+        if manifest.network_key == key and _is_whole(path, entry):
             return path
     return None
 
@@ -47,7 +47,7 @@ def find_encoder(avatars: Path, checkpoint_sha256: str) -> Path | None:
             continue
         seen.add(entry.sha256)
         path = folder / f"{ENCODER}.onnx"
-        if _is_whole(path, entry.sha256) and _was_made_from(path, checkpoint_sha256):
+        if _is_whole(path, entry) and _was_made_from(path, checkpoint_sha256):
             return path
     return None
 
@@ -60,10 +60,10 @@ def _manifests(avatars: Path) -> Iterator[tuple[Path, Manifest]]:
                 yield path.parent, Manifest.load(path.parent)
 
 
-def _is_whole(path: Path, sha256: str) -> bool:
+def _is_whole(path: Path, entry: GraphEntry) -> bool:
     try:
-        return file_sha256(path) == sha256
-    except PackError:
+        return path.stat().st_size == entry.bytes and file_sha256(path) == entry.sha256
+    except (OSError, PackError):
         return False
 
 
@@ -74,9 +74,9 @@ def _was_made_from(path: Path, checkpoint_sha256: str) -> bool:
         return False
 
 
-def _link(source: Path, target: Path, sha256: str) -> bool:
+def _link(source: Path, target: Path, entry: GraphEntry) -> bool:
     """Put a link to `source` in place of `target`, if its content is what its manifest says."""
-    if not _is_whole(source, sha256):
+    if not _is_whole(source, entry):
         return False
     draft = target.with_name(f".{target.name}.link")
     try:

@@ -172,7 +172,7 @@ def test_idle_frames_of_another_network_are_found(sources: Sources) -> None:
     manifest = Manifest.load(folder)
     dataclasses.replace(manifest, idle_key=1).save(folder)
     (text,) = findings(sources.avatars)
-    assert f"the key 1 drew the idle frames; {KEY}, the avatar's own, is wanted" in text
+    assert f"the key 1 drew the idle frames; expected {KEY}" in text
 
 
 def test_a_stamp_is_kept_with_the_avatar(sources: Sources) -> None:
@@ -188,12 +188,11 @@ def hubert(sources: Sources) -> Path:
     return path
 
 
-def test_without_an_encoder_there_is_only_the_ensemble_that_takes_features(sources: Sources) -> None:
-    folder = build(sources, network=NetworkSource(hubert(sources)), encoder=None, encoder_name=None)
-    assert shown(sources.avatars) == {"ann", "features_ann", "lipsync_ann"}
-    assert not (folder / "config.pbtxt").exists()
+def test_without_an_encoder_it_takes_ready_features_only(sources: Sources) -> None:
+    folder = build(sources, network=NetworkSource(hubert(sources)), encoder=None)
     manifest = Manifest.load(folder)
-    assert (manifest.family, manifest.audio_mode, manifest.encoder) == ("160", "hubert", None)
+    assert (manifest.family, manifest.audio_mode, manifest.takes_pcm) == ("160", "hubert", False)
+    assert set(manifest.graphs) == {"network"}
     with AvatarPack(folder) as pack:
         assert not pack.has_idle
     assert not list(folder.glob("idle_*"))

@@ -43,7 +43,7 @@ def test_with_networks_the_avatar_is_built(
 ) -> None:
     encoder = video.with_name("e.onnx")
     onnx.save(encoder_graph(), str(encoder))
-    networks = ("--checkpoint", str(checkpoint), "--encoder", str(encoder), "--network-name", "face")
+    networks = ("--checkpoint", str(checkpoint), "--encoder", str(encoder))
     assert main(call(video, *networks)) == 0
     out = words(capsys)
     assert "6 faces in" in out
@@ -54,7 +54,6 @@ def test_with_networks_the_avatar_is_built(
         assert pack.rects.tolist() == boxes
     assert main(["check", str(folder)]) == 0
     assert Manifest.load(folder).audio_mode == "ave"
-    assert Manifest.load(folder).network == "lipsync_face"
 
 
 def test_without_a_network_the_user_can_go_on_from_what_is_printed(
@@ -99,7 +98,7 @@ def test_what_cannot_become_an_avatar_is_refused_before_faces_are_sought(
     captured = capsys.readouterr()
     assert "does not tell its audio mode: say whether it is ave or hubert" in captured.err
     assert "faces" not in captured.out
-    for option in ("--encoder", "--encoder-name", "--network-name"):
+    for option in ("--encoder",):
         assert main(call(video, option, "e")) == 1
         assert f"{option} was said without a network" in capsys.readouterr().err
     (video.with_name("avatars") / "ann").mkdir(parents=True)

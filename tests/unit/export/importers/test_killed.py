@@ -37,7 +37,7 @@ def command(source: UserFolder, avatars: Path, *more: str) -> tuple[str, ...]:
 
 
 def seen(avatars: Path) -> set[str]:
-    """What Triton, or anybody, sees in the folder; hidden names are nobody's business."""
+    """What anybody sees in the folder; hidden names are nobody's business."""
     return {path.name for path in avatars.glob("[!.]*")}
 
 
@@ -87,20 +87,18 @@ def test_killed_at_any_moment(
     assert content(avatars) == whole
 
 
-def test_killed_while_its_folders_appear(
+def test_killed_while_its_folder_appears(
     run: Commands, source: UserFolder, events: list[str], whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Between any two of the last renames; to repeat the import, even without --replace, ends what it began."""
+    """At the last rename; to repeat the import, even without --replace, ends what it began."""
     renames = [number for number, event in enumerate(events) if event == "os.rename"][-len(FOLDERS) :]
-    states = set()
     for moment in renames:
         avatars = tmp_path / f"avatars-{moment}"
         assert run(*command(source, avatars), kill_at=moment + 1).status == KILLED
-        states.add(frozenset(seen(avatars)))
+        assert seen(avatars) in (set(), FOLDERS)
         assert run(*command(source, avatars)).status == 0
         assert seen(avatars) == FOLDERS
         assert content(avatars) == whole
-    assert frozenset({"lipsync_ann"}) in states, "no moment was tried at which a part alone stood there"
 
 
 def test_killed_while_it_replaces_another(
