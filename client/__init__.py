@@ -3,12 +3,12 @@
 from client._catalog import AvatarInfo
 from client._client import LipstreamClient
 from client._memory import MemoryTransport
-from client._report import SpeakReport, StepTimes, speak_to_sinks, step_times
+from client._report import SpeakReport, speak_to_sinks
 from client._requests import Frame
 from client._session import Session
-from client._settings import DEFAULT_URL, Keepalive, RetryPolicy, Timeouts
+from client._settings import DEFAULT_URL, NO_RETRY, Keepalive, RetryPolicy, Timeouts
 from client._speech import frame_count
-from client._transport import ModelStatistics, Transport
+from client._transport import Transport
 from client.audio import Recording, paced, read_audio, to_pcm, to_recording
 from client.errors import (
     AudioError,
@@ -31,6 +31,7 @@ from client.sinks import JpegFolderSink, Mp4Sink, NullSink, Sink
 
 __all__ = [
     "DEFAULT_URL",
+    "NO_RETRY",
     "AudioError",
     "AvatarIdError",
     "AvatarInfo",
@@ -42,7 +43,6 @@ __all__ = [
     "LipstreamClient",
     "LipstreamError",
     "MemoryTransport",
-    "ModelStatistics",
     "Mp4Sink",
     "NullSink",
     "Recording",
@@ -60,14 +60,12 @@ __all__ = [
     "Sink",
     "SinkError",
     "SpeakReport",
-    "StepTimes",
     "Timeouts",
     "Transport",
     "frame_count",
     "paced",
     "read_audio",
     "speak_to_sinks",
-    "step_times",
     "to_pcm",
     "to_recording",
 ]

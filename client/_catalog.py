@@ -1,4 +1,4 @@
-"""What a server tells of its avatars."""
+"""What a server's catalog says of its avatars."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client.errors import ServerFaultError
 from compositor_backend import contract
+from compositor_backend.timeline import template_frames
 
 PAGE = 1000
 
@@ -18,9 +20,12 @@ PAGE = 1000
 class AvatarInfo:
     """An avatar on a server.
 
-    `width` and `height` are the frames' in px, `frames` how many the template has at `fps` a second. `family` and
-    `audio_mode` are the network's ("328", "160", "wav2lip-96" …; "ave", "hubert", "wenet", "mel"), `audio_shape` is
-    what a frame of ready features must be. `takes_pcm`: it can be sent speech; `idle_frames`: it has frames of silence.
+    - `width`, `height`: Of its frames, in px.
+    - `fps`, `frames`: Of its template, the recording that its frames are made of.
+    - `family`, `audio_mode`: Of its network: "328", "160", "wav2lip-96" …; "ave", "hubert", "wenet", "mel".
+    - `audio_shape`: Of one frame's ready audio features.
+    - `takes_pcm`: Whether it can be sent speech; else it takes ready features only.
+    - `idle_frames`: Whether it has frames of silence, which need no network.
     """
 
     id: str
@@ -34,6 +39,18 @@ class AvatarInfo:
     takes_pcm: bool
     idle_frames: bool
 
+    def template_index(self, index: int) -> int:
+        """The template frame, 0 to `frames` - 1, that is shown at a position of the timeline (`Frame.index`).
+
+        A `Frame.region` fits any picture of the same template frame.
+        """
+        return int(template_frames(np.array([index], np.int32), self.frames)[0])
+
+
+def one_inputs(avatar: str) -> dict[str, NDArray[Any]]:
+    """The tensors that ask the catalog for one avatar."""
+    return {contract.AVATAR.name: np.array([avatar.encode()], object)}
+
 
 def page_inputs(offset: int) -> dict[str, NDArray[Any]]:
     """The tensors that ask the catalog for `PAGE` avatars from `offset` on."""
@@ -43,8 +60,13 @@ def page_inputs(offset: int) -> dict[str, NDArray[Any]]:
     }
 
 
-def parse_entry(text: bytes) -> AvatarInfo:
-    """An avatar from its JSON; what a newer server says beside it is left out."""
-    value = json.loads(text)
-    known = {field.name: value[field.name] for field in fields(AvatarInfo)}
-    return AvatarInfo(**{**known, "audio_shape": tuple(value["audio_shape"])})
+def parse_entry(text: bytes, url: str) -> AvatarInfo:
+    """An avatar from its JSON; keys that this client does not know are left out. `url` is for the error."""
+    try:
+        value = json.loads(text)
+        known = {field.name: value[field.name] for field in fields(AvatarInfo)}
+        return AvatarInfo(**{**known, "audio_shape": tuple(value["audio_shape"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ServerFaultError(
+            f"the catalog of Triton at {url} is not of this version: {error!r} in {text[:80]!r}", url=url
+        ) from error

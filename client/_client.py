@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client._catalog import PAGE, AvatarInfo, page_inputs, parse_entry
+from client._catalog import PAGE, AvatarInfo, one_inputs, page_inputs, parse_entry
 from client._requests import Frame, FrameRequest
 from client._servers import Servers
 from client._session import Session
 from client._settings import DEFAULT_URL, Keepalive, RetryPolicy, StreamOptions, Timeouts
 from client._speech import Chunk, check_pcm
 from client._stream import FrameStream
-from client._transport import ModelStatistics, Tensors, Transport
+from client._transport import Tensors, Transport
 from client._triton import TritonTransport
 from client.errors import (
     AudioError,
@@ -32,10 +32,10 @@ from compositor_backend import contract
 
 _log = logging.getLogger(__name__)
 IDLE_FRAMES_AGAIN_S = 60.0
-"""How long an avatar that had no idle frames is not asked for them again: it may have been imported anew since."""
-_WARM_FRAMES = 1
-_WARM_LEVEL = 64
-"""Of a square wave that nobody would hear: 0.2 % of full scale, but no silence, which needs no network."""
+"""How long an avatar that had no idle frames is not asked for them again: it may have been imported again since."""
+WARM_FRAMES = 1
+WARM_LEVEL = 64
+"""Of the square wave that warms an avatar: 0.2 % of full scale, which is not heard, but no silence either."""
 
 
 class LipstreamClient:
@@ -58,18 +58,19 @@ class LipstreamClient:
         transport: Transport | Sequence[Transport] | None = None,
         idle_frames: bool = True,
     ) -> None:
-        """`url` is ``host:port`` of Triton's gRPC service; `transport` stands in for the connection to it.
+        """`url` is ``host:port`` of Triton's gRPC service, or several; `transport` replaces the connections to them.
 
-        Of several servers each avatar has one that is asked first, the same for all clients, so that each server's
-        memory holds its share; where that one is not there, or is busy, the next in order is asked.
+        All servers must hold the same avatars. Each avatar has one server that is asked first, the same for all
+        clients, so that each server's memory holds its share; where that one is unavailable or busy, or does not
+        answer within `timeouts`, the next in the avatar's order is asked.
 
-        With `idle_frames`, chunks in whose window nothing is heard are asked of the server's model of that name:
-        the same frames, and no network runs. Where an avatar has none, it is asked as for any other chunk.
+        With `idle_frames`, chunks that carry nothing but silence are asked of the server's model of that name:
+        the same frames, and no network runs. Where an avatar has none, they are drawn like any other chunk.
         """
         self._timeouts = timeouts or Timeouts()
         urls = [url] if isinstance(url, str) else list(url)
         if not urls:
-            raise SettingsError("expected the address of a server or more, got none")
+            raise SettingsError("expected the address of at least one server, got none")
         transports = transport or [TritonTransport(each, keepalive or Keepalive()) for each in urls]
         self._servers = Servers(
             transports if isinstance(transports, Sequence) else [transports], retry or RetryPolicy()
@@ -102,8 +103,8 @@ class LipstreamClient:
         - `first_chunk_frames`: The same for the first request, for an early first frame; None: no difference.
         - `first_frame`: Where on the avatar's endless timeline the utterance begins.
         - `in_flight`: Requests at a time.
-        - `rects`: Whether frames carry the face box.
-        - `regions`: Whether frames carry their changed part alone (`Frame.region`), a tenth of the bytes.
+        - `rects`: Whether frames carry the face box (`Frame.rect`).
+        - `regions`: Whether frames carry only what differs from an idle frame (`Frame.region`), a tenth of the bytes.
 
         Bad arguments are refused at once, nothing is sent before the first frame is awaited, and leaving the
         iteration cancels what is under way (at once with ``contextlib.aclosing``).
@@ -111,7 +112,7 @@ class LipstreamClient:
         options = StreamOptions(chunk_frames, first_chunk_frames, first_frame, in_flight, rects, regions)
         sound = check_pcm(pcm)
         if len(sound) == 0:
-            raise AudioError("PCM is empty; at least one sample is wanted")
+            raise AudioError("expected PCM of at least one sample, got none")
         stream = FrameStream(contract.check_avatar_id(avatar), options, self._send)
         stream.speech.append(sound)
         stream.speech.end()
@@ -140,17 +141,17 @@ class LipstreamClient:
         return Session(contract.check_avatar_id(avatar), options, self._send)
 
     async def warm(self, avatar: str) -> None:
-        """Have the server that is asked first for an avatar open its networks and files, before somebody speaks.
+        """Have the server that is asked first for an avatar load its networks and files, before somebody speaks.
 
-        `AvatarNotFoundError` if it has none of that id. Costs a frame.
+        Costs a frame. Raises `AvatarNotFoundError` if there is no avatar of that id.
         """
-        pcm = np.full(contract.pcm_samples(_WARM_FRAMES), _WARM_LEVEL, np.int16)
-        pcm[::2] = -_WARM_LEVEL
-        request = FrameRequest(contract.check_avatar_id(avatar), Chunk(0, _WARM_FRAMES, pcm), 0, regions=True)
+        pcm = np.full(contract.pcm_samples(WARM_FRAMES), WARM_LEVEL, np.int16)
+        pcm[::2] = -WARM_LEVEL
+        request = FrameRequest(contract.check_avatar_id(avatar), Chunk(0, WARM_FRAMES, pcm), 0, regions=True)
         await self._ask(request, contract.AVATAR_ENSEMBLE.name, request.inputs())
 
     async def is_ready(self) -> bool:
-        """Whether a server answers, and all its models are ready."""
+        """Whether a server answers, and its models are ready; nothing is sent again."""
         for transport in self._servers.in_order(""):
             with suppress(ServerUnavailableError, RequestTimeoutError):
                 if await transport.is_ready(self._timeouts.control_s):
@@ -159,21 +160,19 @@ class LipstreamClient:
 
     async def avatars(self) -> list[AvatarInfo]:
         """Every avatar of the first server that answers, by id; damaged ones are left out."""
-        found: list[AvatarInfo] = []
+        found: dict[str, AvatarInfo] = {}  # pages overlap where avatars appear, or are damaged, in between
+        offset = 0
         while True:
-            page = await self._catalog("", page_inputs(len(found)))
-            found += page
+            page = await self._catalog("", page_inputs(offset))
+            found.update((info.id, info) for info in page)
+            offset += len(page)
             if len(page) < PAGE:
-                return found
+                return [found[avatar] for avatar in sorted(found)]
 
     async def avatar(self, avatar: str) -> AvatarInfo:
         """One avatar; `AvatarNotFoundError` if there is none of that id."""
-        inputs = {contract.AVATAR.name: np.array([contract.check_avatar_id(avatar).encode()], object)}
-        return (await self._catalog(avatar, inputs))[0]
-
-    async def statistics(self) -> list[ModelStatistics]:
-        """What the first server that answers counted for each model since it started."""
-        return await self._servers.ask("", lambda server: server.statistics(self._timeouts.control_s))
+        (info,) = await self._catalog(avatar, one_inputs(contract.check_avatar_id(avatar)))
+        return info
 
     async def close(self) -> None:
         """Close all connections; requests under way are cancelled. May be called twice."""
@@ -219,7 +218,7 @@ class LipstreamClient:
             answer = await server.infer(
                 contract.CATALOG_MODEL.name, inputs, outputs, self._timeouts.control_s, avatar or None
             )
-            return [parse_entry(entry) for entry in answer[contract.MANIFEST.name]]
+            return [parse_entry(entry, server.url) for entry in answer[contract.MANIFEST.name]]
 
         return await self._servers.ask(avatar, ask)
 

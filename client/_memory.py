@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client._transport import ModelStatistics, Tensors
+from client._transport import Tensors
 from client.errors import SessionError
 
 Answer = Callable[[str, Tensors], Awaitable[dict[str, NDArray[Any]]]]
@@ -18,13 +18,12 @@ class MemoryTransport:
     """Answers requests with a function of yours.
 
     `answer` gets a model's name and the input tensors and returns all output tensors, or raises what a
-    transport may raise. Requests that it answered are counted in `statistics`.
+    transport may raise.
     """
 
     def __init__(self, answer: Answer, *, url: str = "memory:1") -> None:
         self.url = url
         self._answer = answer
-        self._requests: dict[str, int] = {}
         self._closed = False
 
     async def infer(
@@ -38,21 +37,12 @@ class MemoryTransport:
         """See `Transport`."""
         self._check_open()
         answer = await self._answer(model, {name: np.array(array) for name, array in inputs.items()})
-        self._requests[model] = self._requests.get(model, 0) + 1
         return {name: answer[name] for name in outputs}
 
     async def is_ready(self, timeout_s: float) -> bool:
         """See `Transport`."""
         self._check_open()
         return True
-
-    async def statistics(self, timeout_s: float) -> list[ModelStatistics]:
-        """See `Transport`."""
-        self._check_open()
-        return [
-            ModelStatistics(model, requests=count, rows=count, executions=count)
-            for model, count in self._requests.items()
-        ]
 
     async def close(self) -> None:
         """See `Transport`."""

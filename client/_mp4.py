@@ -52,8 +52,8 @@ class Mp4Writer:
             self._open_streams(picture)
         elif (picture.width, picture.height) != self._size:
             raise SinkError(
-                f"frame {self._frames} is {picture.width}x{picture.height}; {self._size[0]}x{self._size[1]}, "
-                "the size of the first, is wanted"
+                f"expected frame {self._frames} of {self._size[0]}x{self._size[1]}, as the first is, "
+                f"got {picture.width}x{picture.height}"
             )
         with self._writing():
             self._mux(self._video, self._converted(picture))

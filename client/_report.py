@@ -16,39 +16,12 @@ from numpy.typing import NDArray
 
 from client._client import LipstreamClient
 from client._requests import Frame
-from client._transport import ModelStatistics
-from client.errors import RequestRefusedError, SinkError
+from client.errors import SinkError
 from client.sinks import Sink
-from compositor_backend import contract
-
-_CHAIN = tuple(model.name for model in contract.PYTHON_MODELS)
-"""The chain's models, first step first."""
-
-SETTLING_S = 0.02
-SETTLING_ATTEMPTS = 10
-"""How often the server's counts are read again, that far apart, until they stand still."""
+from compositor_backend.contract import SAMPLE_RATE_HZ
 
 SINK_QUEUE_FRAMES = 250
-"""Frames that may wait for the sinks: ten seconds, lest short utterances measure the disk."""
-
-
-@dataclass(frozen=True)
-class StepTimes:
-    """A step of the chain on the server: counts, and means per request in milliseconds.
-
-    `rows` are batch rows, `executions` runs of the model; `rows_per_execution` is the mean batch.
-    `input_ms` and `output_ms` are Triton's copies in and out, `infer_ms` is the model itself.
-    """
-
-    model: str
-    requests: int
-    rows: int
-    executions: int
-    rows_per_execution: float
-    queue_ms: float
-    input_ms: float
-    infer_ms: float
-    output_ms: float
+"""Frames that may wait for the sinks: ten seconds, so that short utterances do not measure the disk."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +29,7 @@ class SpeakReport:
     """How an utterance went.
 
     `elapsed_s` runs from the first request to the last frame received, `time_to_first_frame_ms` from the
-    same moment to the first; `frames_per_s` is frames over `elapsed_s`. `steps` count everything that the
-    server did in between, for other clients too.
+    same moment to the first; `frames_per_s` is frames over `elapsed_s`.
     """
 
     avatar: str
@@ -69,7 +41,6 @@ class SpeakReport:
     time_to_first_frame_ms: float
     mean_jpeg_bytes: float
     files: tuple[str, ...]
-    steps: tuple[StepTimes, ...]
 
     def write(self, path: Path | str) -> None:
         """As JSON; the file is either written whole or not touched."""
@@ -102,71 +73,13 @@ async def speak_to_sinks(
         frames = client.speak(
             avatar, pcm, chunk_frames=chunk_frames, first_chunk_frames=first_chunk_frames, in_flight=in_flight
         )
-        before = await _readings(client)
         arrivals = _Arrivals(on_frame)
         async with aclosing(frames):
             async for frame in frames:
                 arrivals.add(frame)
                 await writer.put(frame)
-        steps = step_times(before, await _settled_readings(client))
     files = tuple(str(sink.path) for sink in sinks if sink.path is not None)
-    return arrivals.report(avatar, client.url, len(pcm) / contract.SAMPLE_RATE_HZ, files, steps)
-
-
-async def _readings(client: LipstreamClient) -> list[ModelStatistics]:
-    """The server's statistics; none from a server that restricts them (``--grpc-restricted-protocol``)."""
-    try:
-        return await client.statistics()
-    except RequestRefusedError:
-        return []
-
-
-async def _settled_readings(client: LipstreamClient) -> list[ModelStatistics]:
-    """Readings that no longer change: Triton counts a request a moment after it has answered it.
-
-    While other clients keep the server busy they never settle; then the last ones are as good as any.
-    """
-    readings = await _readings(client)
-    for _ in range(SETTLING_ATTEMPTS):
-        await asyncio.sleep(SETTLING_S)
-        earlier, readings = readings, await _readings(client)
-        if readings == earlier:
-            break
-    return readings
-
-
-def step_times(before: Sequence[ModelStatistics], after: Sequence[ModelStatistics]) -> tuple[StepTimes, ...]:
-    """What each model did between two readings, in the chain's order, ensembles after it.
-
-    Models that did nothing are left out.
-    """
-    earlier = {reading.model: reading for reading in before}
-    spent = (reading.since(earlier.get(reading.model, ModelStatistics(reading.model))) for reading in after)
-    active = sorted((reading for reading in spent if reading.requests > 0), key=_place_in_chain)
-    return tuple(_step(reading) for reading in active)
-
-
-def _place_in_chain(reading: ModelStatistics) -> tuple[int, str]:
-    """For sorting: steps in the chain's order, then all else by name."""
-    place = _CHAIN.index(reading.model) if reading.model in _CHAIN else len(_CHAIN)
-    return place, reading.model
-
-
-def _step(spent: ModelStatistics) -> StepTimes:
-    def mean_ms(total_ns: int) -> float:
-        return total_ns / spent.requests / 1e6
-
-    return StepTimes(
-        model=spent.model,
-        requests=spent.requests,
-        rows=spent.rows,
-        executions=spent.executions,
-        rows_per_execution=spent.rows / max(1, spent.executions),
-        queue_ms=mean_ms(spent.queue_ns),
-        input_ms=mean_ms(spent.input_ns),
-        infer_ms=mean_ms(spent.infer_ns),
-        output_ms=mean_ms(spent.output_ns),
-    )
+    return arrivals.report(avatar, client.url, len(pcm) / SAMPLE_RATE_HZ, files)
 
 
 class _Arrivals:
@@ -188,9 +101,7 @@ class _Arrivals:
         if self._on_frame is not None:
             self._on_frame(frame)
 
-    def report(
-        self, avatar: str, url: str, speech_s: float, files: tuple[str, ...], steps: tuple[StepTimes, ...]
-    ) -> SpeakReport:
+    def report(self, avatar: str, url: str, speech_s: float, files: tuple[str, ...]) -> SpeakReport:
         elapsed_s = self._last_s - self._started_s
         return SpeakReport(
             avatar=avatar,
@@ -202,7 +113,6 @@ class _Arrivals:
             time_to_first_frame_ms=(self._first_s - self._started_s) * 1e3,
             mean_jpeg_bytes=self._bytes / self._frames,
             files=files,
-            steps=steps,
         )
 
 

@@ -24,11 +24,11 @@ class Frame:
     - `index`: Position on the avatar's timeline.
     - `timestamp_s`: Time since the utterance's beginning; 0 of an idle frame.
     - `jpeg`: The whole baseline JPEG; empty if regions were asked for.
-    - `rect`: Face box x1, y1, x2, y2 in pixels, if it was asked for.
+    - `rect`: Face box x1, y1, x2, y2 in px, if it was asked for.
     - `idle`: Whether it belongs to no utterance: shown by a session while nobody speaks.
-    - `region`: If it was asked for, the changed part alone: a baseline JPEG that, drawn at `region_rect` over any other
-      picture of the same template frame (an idle frame of the same index, say), gives the same picture.
-    - `region_rect`: Where that lies in the frame: x1, y1, x2, y2 in pixels.
+    - `region`: If regions were asked for, the changed part alone, a baseline JPEG. Drawn at `region_rect` over any
+      picture of the same template frame (`AvatarInfo.template_index`), such as an idle one, it gives this frame.
+    - `region_rect`: Where that lies in the frame: x1, y1, x2, y2 in px, x2 and y2 exclusive.
     """
 
     index: int

@@ -1,4 +1,4 @@
-"""Several servers: each avatar has one that it is asked of first, and others that stand in for it.
+"""Several servers: each avatar has one that is asked first, and others that stand in for it.
 
 The order is that of highest random weights (rendezvous hashing; Thaler and Ravishankar, "Using name-based mappings to
 increase hit rates", IEEE/ACM Transactions on Networking, 1998): every client computes the same one, a server's avatars
@@ -7,6 +7,7 @@ are its share of all, and one that goes leaves only its own to the others. So ea
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import time
@@ -46,11 +47,13 @@ class Servers:
         policy: RetryPolicy,
         *,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._transports = list(transports)
         self._urls = [transport.url for transport in transports]
         self._policy = policy
         self._clock = clock
+        self._sleep = sleep
         self._failures = [0] * len(transports)
         self._rests_until_s = [float("-inf")] * len(transports)
         self._answered = False
@@ -72,7 +75,11 @@ class Servers:
     async def ask(self, avatar: str, request: Callable[[Transport], Awaitable[T]]) -> T:
         """The first answer; `request` is called with one server after another, and all of them again after pauses."""
         return await retrying(
-            lambda: self._ask_once(avatar, request), self._policy, patient=lambda: self._answered
+            lambda: self._ask_once(avatar, request),
+            self._policy,
+            connected=lambda: self._answered,
+            sleep=self._sleep,
+            clock=self._clock,
         )
 
     async def close(self) -> None:
@@ -107,6 +114,8 @@ class Servers:
     def _note_failure(self, place: int, error: ServerError) -> None:
         if isinstance(error, ServerBusyError):
             self._answered = True
+        if self._clock() < self._rests_until_s[place]:
+            return  # one of several requests that failed together, or a try where no other server answered
         if len(self._transports) > 1 and self._failures[place] == 0:
             _log.info("%s is passed over: %s", self._urls[place], error)
         rest_s = min(FIRST_REST_S * 2 ** self._failures[place], LONGEST_REST_S)

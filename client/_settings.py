@@ -19,43 +19,46 @@ class Timeouts:
     """Seconds that one attempt of a call may take.
 
     - `request_s`: A request for frames. One that opens a network takes longer than others.
-    - `control_s`: Anything else: readiness, the list of avatars, statistics.
+    - `control_s`: Anything else: readiness, the list of avatars.
     """
 
     request_s: float = 30.0
     control_s: float = 10.0
 
     def __post_init__(self) -> None:
-        _want_above(self, 0, "request_s", "control_s")
+        _check_above(self, 0, "request_s", "control_s")
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often, and after what pauses, a request is sent again when no server can answer it now.
+    """For how many seconds, and after what pauses, a request is sent again that no server can answer now.
 
-    Requests carry no state, so each may be sent any number of times. Nothing else is retried. Of several servers all
-    are tried before a pause.
+    Requests carry no state, so each may be sent any number of times. The times count from the first failure of that
+    kind; 0 means no retry. Of several servers all are tried before each pause. Nothing else is sent again.
 
-    - `attempts`: Tries in all where servers are busy, or have never answered; 1 means no retry.
-    - `patience_s`: How long a server that has answered before may be unavailable: one whose process died is back after
-      some seconds.
+    - `unavailable_s`: While no server is available: one whose process died is back in 2 to 15 s.
+    - `connect_s`: The same as long as no server has ever answered this client, since the address may be wrong.
+    - `busy_s`: While servers have more to do than they can.
     - `first_delay_s`: The pause before the second try.
     - `factor`: Each pause is this many times the one before …
     - `longest_delay_s`: … up to this.
-    - `jitter`: Share of each pause, 0 to 1, that is cut at random, lest all clients come back at once.
+    - `jitter`: Share of each pause, 0 to 1, that is cut at random, so that clients do not all come back at once.
     """
 
-    attempts: int = 4
-    patience_s: float = 20.0
+    unavailable_s: float = 30.0
+    connect_s: float = 3.0
+    busy_s: float = 1.0
     first_delay_s: float = 0.1
     factor: float = 2.0
-    longest_delay_s: float = 2.0
+    longest_delay_s: float = 1.0
     jitter: float = 0.5
 
     def __post_init__(self) -> None:
-        _want_from(self, 1, "attempts", "factor")
-        _want_from(self, 0, "patience_s", "first_delay_s", "longest_delay_s", "jitter")
-        _want(self.jitter <= 1, "jitter", self.jitter, "0 to 1")
+        _check_from(self, 1, "factor")
+        _check_from(
+            self, 0, "unavailable_s", "connect_s", "busy_s", "first_delay_s", "longest_delay_s", "jitter"
+        )
+        _check(self.jitter <= 1, "jitter", self.jitter, "from 0 to 1")
 
     def delays_s(self) -> Iterator[float]:
         """The pauses between tries, without end, jitter left out."""
@@ -85,8 +88,8 @@ class Keepalive:
     max_pings_without_data: int = 2
 
     def __post_init__(self) -> None:
-        _want_above(self, 0, "time_ms", "timeout_ms")
-        _want_from(self, 0, "max_pings_without_data")
+        _check_above(self, 0, "time_ms", "timeout_ms")
+        _check_from(self, 0, "max_pings_without_data")
 
 
 @dataclass(frozen=True)
@@ -115,11 +118,11 @@ class StreamOptions:
         _check_chunk("chunk_frames", self.chunk_frames)
         if self.first_chunk_frames is not None:
             _check_chunk("first_chunk_frames", self.first_chunk_frames)
-        _want_from(self, 0, "first_frame")
-        _want(
+        _check_from(self, 0, "first_frame")
+        _check(
             self.first_frame <= MAX_FRAME_INDEX, "first_frame", self.first_frame, f"up to {MAX_FRAME_INDEX}"
         )
-        _want_from(self, 1, "in_flight")
+        _check_from(self, 1, "in_flight")
 
     def limit_frames(self, start: int) -> int:
         """Frames at most of the request that starts at frame `start` of the utterance."""
@@ -129,21 +132,24 @@ class StreamOptions:
 
 
 def _check_chunk(name: str, frames: int) -> None:
-    wanted = f"a multiple of {CHUNK_GRID_FRAMES} from {CHUNK_GRID_FRAMES} to {MAX_CHUNK_FRAMES}"
-    on_grid = frames % CHUNK_GRID_FRAMES == 0 and 0 < frames <= MAX_CHUNK_FRAMES
-    _want(on_grid, name, frames, wanted)
+    expected = f"a multiple of {CHUNK_GRID_FRAMES} from {CHUNK_GRID_FRAMES} to {MAX_CHUNK_FRAMES}"
+    _check(frames % CHUNK_GRID_FRAMES == 0 and 0 < frames <= MAX_CHUNK_FRAMES, name, frames, expected)
 
 
-def _want_above(settings: object, low: float, *names: str) -> None:
+def _check_above(settings: object, low: float, *names: str) -> None:
     for name in names:
-        _want(getattr(settings, name) > low, name, getattr(settings, name), f"more than {low}")
+        _check(getattr(settings, name) > low, name, getattr(settings, name), f"above {low}")
 
 
-def _want_from(settings: object, low: float, *names: str) -> None:
+def _check_from(settings: object, low: float, *names: str) -> None:
     for name in names:
-        _want(getattr(settings, name) >= low, name, getattr(settings, name), f"{low} or more")
+        _check(getattr(settings, name) >= low, name, getattr(settings, name), f"of {low} or more")
 
 
-def _want(condition: bool, name: str, value: object, wanted: str) -> None:
+def _check(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
-        raise SettingsError(f"{name} is {value}; {wanted} is wanted")
+        raise SettingsError(f"expected {name} {expected}, got {value}")
+
+
+NO_RETRY = RetryPolicy(unavailable_s=0, connect_s=0, busy_s=0)
+"""A request is sent to each server once at most."""

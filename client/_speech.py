@@ -45,11 +45,11 @@ def frame_count(samples: int) -> int:
 def check_pcm(pcm: NDArray[Any]) -> NDArray[np.int16]:
     """`pcm` itself if it is one-dimensional int16; `AudioError` otherwise."""
     if not isinstance(pcm, np.ndarray):
-        raise AudioError(f"PCM is a {type(pcm).__name__}; a numpy array of int16 is wanted")
+        raise AudioError(f"expected PCM as a numpy array of int16, got {type(pcm).__name__}")
     if pcm.dtype != np.int16:
-        raise AudioError(f"PCM is {pcm.dtype}; int16 is wanted (client.to_pcm converts)")
+        raise AudioError(f"expected PCM int16, got {pcm.dtype} (client.to_pcm converts)")
     if pcm.ndim != 1:
-        raise AudioError(f"PCM has shape {list(pcm.shape)}; one channel, [samples], is wanted")
+        raise AudioError(f"expected PCM [samples], one channel, got {list(pcm.shape)}")
     return pcm
 
 

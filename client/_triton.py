@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from client._settings import Keepalive
-from client._transport import ModelStatistics, Tensors
+from client._transport import Tensors
 from client.errors import (
     AvatarNotFoundError,
     RequestCancelledError,
@@ -42,12 +42,16 @@ _UNKNOWN_MODEL = re.compile(r"Request for unknown model: '([^']*)'")
 _QUEUE_FULL = re.compile(r"Exceeds maximum queue size|Request timeout expired")
 _QUEUE_RETRY_AFTER_S = 1.0
 """A full queue holds less than that of work, but others come back to it as well."""
-_DEAD_PROCESS = re.compile(r"Stub process '([^']*)' is not healthy")
-_UNKNOWN_AVATAR = re.compile(r"AVATAR '[^']*' is not on this server")
+_DEAD_PROCESS = re.compile(r"Stub process(?: '([^']*)')? is not healthy")
+_UNKNOWN_AVATAR = re.compile(r"AVATAR ('[^']*') is not on this server")
 _WAITING_FOR_NETWORKS = re.compile(r"wait for networks to be loaded")
 _OURS = frozenset(model.name for model in MODELS)
-# A server that dies can reset the stream instead of the connection, and then the status is one of these two.
-_RESET = re.compile(r"RST_STREAM|Stream removed|Connection reset|Broken pipe")
+_DYING = re.compile(
+    # A server that dies can reset the stream instead of the connection, and then the status is not UNAVAILABLE.
+    r"RST_STREAM|GOAWAY|Stream removed|Socket closed|Connection (?:reset|aborted)|Broken pipe"
+    # What Triton's Python backend has to say of memory that it shares with a process that is no more.
+    r"|shared memory (?:key|pool|region)|health mutex"
+)
 
 
 class TritonTransport:
@@ -56,7 +60,7 @@ class TritonTransport:
     def __init__(self, url: str, keepalive: Keepalive) -> None:
         """`url` is ``host:port`` of Triton's gRPC service."""
         if _ADDRESS.fullmatch(url) is None:
-            raise SettingsError(f"{url!r} is no server address; host:port of Triton's gRPC service is wanted")
+            raise SettingsError(f"expected host:port of Triton's gRPC service, got {url!r}")
         self.url = url
         self._keepalive = keepalive
         self._client: Any = None
@@ -72,11 +76,11 @@ class TritonTransport:
     ) -> dict[str, NDArray[Any]]:
         """See `Transport`."""
         tensors = [_input(name, array) for name, array in inputs.items()]
-        wanted = [triton.InferRequestedOutput(name) for name in outputs]
+        requested = [triton.InferRequestedOutput(name) for name in outputs]
         headers = None if avatar is None else {AVATAR_ID_METADATA: avatar}
         with self._calling(timeout_s) as client:
             result = await client.infer(
-                model, tensors, outputs=wanted, headers=headers, client_timeout=timeout_s
+                model, tensors, outputs=requested, headers=headers, client_timeout=timeout_s
             )
         return {name: result.as_numpy(name) for name in outputs}
 
@@ -84,12 +88,6 @@ class TritonTransport:
         """See `Transport`."""
         with self._calling(timeout_s) as client:
             return bool(await client.is_model_ready(AVATAR_ENSEMBLE.name, client_timeout=timeout_s))
-
-    async def statistics(self, timeout_s: float) -> list[ModelStatistics]:
-        """See `Transport`."""
-        with self._calling(timeout_s) as client:
-            answer = await client.get_inference_statistics(client_timeout=timeout_s)
-        return [_statistics(model) for model in answer.model_stats]
 
     async def close(self) -> None:
         """See `Transport`."""
@@ -114,7 +112,7 @@ class TritonTransport:
             # To the calls under way a closed channel looks like a cancelled task, though nobody cancelled it.
             if self._closed:
                 raise RequestCancelledError(
-                    "the request was given up because the client was closed", url=self.url
+                    f"the request to {self.url} was cancelled because the client was closed", url=self.url
                 ) from error
             raise
 
@@ -144,44 +142,39 @@ def _input(name: str, array: NDArray[Any]) -> Any:
     return tensor
 
 
-def _statistics(model: Any) -> ModelStatistics:
-    stats = model.inference_stats
-    return ModelStatistics(
-        model.name,
-        requests=stats.success.count,
-        failures=stats.fail.count,
-        rows=model.inference_count,
-        executions=model.execution_count,
-        queue_ns=stats.queue.ns,
-        input_ns=stats.compute_input.ns,
-        infer_ns=stats.compute_infer.ns,
-        output_ns=stats.compute_output.ns,
-    )
-
-
 def _server_error(error: InferenceServerException, url: str, timeout_s: float) -> ServerError:
     status = str(error.status()).removeprefix("StatusCode.")
-    text = " ".join(
-        _TRACE.sub("", error.message() or "no reason given").split()
-    )  # some of Triton's have line breaks
-    if unknown := _UNKNOWN_MODEL.search(text):
-        return _no_model(unknown.group(1), url)
-    if unknown_avatar := _UNKNOWN_AVATAR.search(text):
-        return AvatarNotFoundError(f"{unknown_avatar.group()} ({url})", url=url)
-    if _QUEUE_FULL.search(text) or _WAITING_FOR_NETWORKS.search(
-        text
-    ):  # UNAVAILABLE as well, though it answers
-        return _busy(url)
-    if dead := _DEAD_PROCESS.search(text):
-        return _process_died(dead.group(1), url)
-    if status == "UNAVAILABLE" or (status in ("INTERNAL", "UNKNOWN") and _RESET.search(text)):
+    # Some of Triton's messages have line breaks.
+    text = _ENSEMBLE_PREFIX.sub("", " ".join(_TRACE.sub("", error.message() or "no reason given").split()))
+    if known := _known_error(text, url):
+        return known
+    if status == "UNAVAILABLE":
         return _unavailable(text, url)
+    if status in ("INTERNAL", "UNKNOWN") and _DYING.search(text):
+        return ServerUnavailableError(f"Triton at {url} is failing: {text}", url=url)
     if status == "DEADLINE_EXCEEDED":
         return RequestTimeoutError(f"Triton at {url} did not answer within {timeout_s:g} s", url=url)
-    if status == "CANCELLED":
-        return RequestCancelledError(f"Triton at {url} gave the request up: {text}", url=url)
+    if status == "CANCELLED":  # by the server, as it does at its end: who cancels here gets no answer
+        return ServerUnavailableError(f"Triton at {url} cancelled the request: {text}", url=url)
     kind = ServerFaultError if status in ("INTERNAL", "UNKNOWN") else RequestRefusedError
-    return kind(_ENSEMBLE_PREFIX.sub("", text), url=url)
+    return kind(text, url=url)
+
+
+def _known_error(text: str, url: str) -> ServerError | None:
+    """What is told by its text; its status says less, or something else."""
+    if model := _UNKNOWN_MODEL.search(text):
+        return _no_model(model.group(1), url)
+    if avatar := _UNKNOWN_AVATAR.search(text):
+        return AvatarNotFoundError(
+            f"avatar {avatar.group(1)} is not on this server ({url}); `avatars` lists those that are", url=url
+        )
+    if _QUEUE_FULL.search(text):
+        return _busy(f"a queue of Triton at {url} is full", url)
+    if _WAITING_FOR_NETWORKS.search(text):
+        return _busy(f"too many requests at {url} wait for networks to be loaded", url)
+    if process := _DEAD_PROCESS.search(text):
+        return _process_died(process.group(1) or "of a model", url)
+    return None
 
 
 def _no_model(model: str, url: str) -> ServerError:
@@ -190,17 +183,13 @@ def _no_model(model: str, url: str) -> ServerError:
     return RequestRefusedError(f"Triton at {url} has no model {model!r}", url=url)
 
 
-def _busy(url: str) -> ServerBusyError:
-    return ServerBusyError(
-        f"a queue of Triton at {url} is full: more is asked of it than it can compute",
-        url=url,
-        retry_after_s=_QUEUE_RETRY_AFTER_S,
-    )
+def _busy(sentence: str, url: str) -> ServerBusyError:
+    return ServerBusyError(sentence, url=url, retry_after_s=_QUEUE_RETRY_AFTER_S)
 
 
 def _process_died(process: str, url: str) -> ServerUnavailableError:
     return ServerUnavailableError(
-        f"process {process!r} of Triton at {url} has died; the watch of 'python -m server' brings it back in seconds",
+        f"a process of Triton at {url} has died ({process}); 'python -m server' restarts Triton within seconds",
         url=url,
     )
 

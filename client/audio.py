@@ -1,4 +1,4 @@
-"""Speech from files and arrays, made into what the server wants: 16 kHz, mono, int16."""
+"""Speech from files and arrays, converted to what the server takes: 16 kHz, mono, int16."""
 
 from __future__ import annotations
 
@@ -64,14 +64,13 @@ def read_audio(path: Path | str) -> Recording:
 def to_recording(samples: NDArray[Any], rate_hz: int) -> Recording:
     """An array of sound, [samples] or [samples, channels], int16 or float in -1…1, as a `Recording`."""
     if rate_hz <= 0:
-        raise AudioError(f"the sample rate is {rate_hz} Hz; more than 0 is wanted")
+        raise AudioError(f"expected a sample rate above 0 Hz, got {rate_hz}")
     if samples.ndim not in (1, 2):
-        shape = list(samples.shape)
-        raise AudioError(f"the audio has shape {shape}; [samples] or [samples, channels] is wanted")
+        raise AudioError(f"expected audio [samples] or [samples, channels], got {list(samples.shape)}")
     if samples.dtype == np.int16:
         samples = samples / np.float32(INT16_SCALE)
     elif not np.issubdtype(samples.dtype, np.floating):
-        raise AudioError(f"the audio is {samples.dtype}; int16 or float in -1…1 is wanted")
+        raise AudioError(f"expected audio int16, or float in -1…1, got {samples.dtype}")
     return _mono(samples[:, np.newaxis] if samples.ndim == 1 else samples, rate_hz, "the audio")
 
 
@@ -102,9 +101,9 @@ async def paced(
 
 def _mono(samples: NDArray[np.floating[Any]], rate_hz: int, name: str) -> Recording:
     if samples.shape[1] == 0:
-        raise AudioError(f"{name} has no channels; at least one is wanted")
+        raise AudioError(f"{name} has no channels; expected at least one")
     if len(samples) == 0:
-        raise AudioError(f"{name} holds no sound: 0 samples; at least one is wanted")
+        raise AudioError(f"{name} holds 0 samples; expected at least one")
     if not np.isfinite(samples).all():
-        raise AudioError(f"{name} holds NaN or infinity; finite samples are wanted")
+        raise AudioError(f"{name} holds NaN or infinity; expected finite samples")
     return Recording(samples.mean(axis=1, dtype=np.float32).astype(np.float32), rate_hz)

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from client._client import LipstreamClient
-from client._report import SpeakReport, StepTimes, speak_to_sinks
+from client._report import SpeakReport, speak_to_sinks
 from client._settings import DEFAULT_URL
 from client._speech import frame_count
 from client.audio import Recording, read_audio
@@ -70,16 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _speak(options: argparse.Namespace, console: Console) -> None:
-    await _say(options, console, read_audio(options.audio), "speaks")
+    await _write_frames(options, console, read_audio(options.audio), "speaks")
 
 
 async def _idle(options: argparse.Namespace, console: Console) -> None:
     """Silence is an utterance like any other; the server has its frames ready."""
     silence = np.zeros(round(options.seconds * SAMPLE_RATE_HZ), np.float32)
-    await _say(options, console, Recording(silence, SAMPLE_RATE_HZ), "idles")
+    await _write_frames(options, console, Recording(silence, SAMPLE_RATE_HZ), "idles")
 
 
-async def _say(options: argparse.Namespace, console: Console, speech: Recording, does: str) -> None:
+async def _write_frames(options: argparse.Namespace, console: Console, speech: Recording, does: str) -> None:
     pcm = speech.pcm()
     sinks = _sinks(options, speech)
     async with _connect(options) as client:
@@ -98,12 +98,11 @@ async def _say(options: argparse.Namespace, console: Console, speech: Recording,
                 )
             finally:
                 progress.stop()
-                _tell_kept(sinks, console)
+                _report_kept(sinks, console)
     if options.report is not None:
         report.write(options.report)
     if not options.quiet:
         console.print(_summary_table(report))
-        console.print(_steps_table(report.steps))
 
 
 async def _avatars(options: argparse.Namespace, console: Console) -> None:
@@ -142,7 +141,7 @@ def _sinks(options: argparse.Namespace, speech: Recording) -> list[Sink]:
     return sinks or [NullSink()]
 
 
-def _tell_kept(sinks: Sequence[Sink], console: Console) -> None:
+def _report_kept(sinks: Sequence[Sink], console: Console) -> None:
     """Which frames a run that broke off has left, and where; nothing after one that did not."""
     if sys.exc_info()[0] is None:
         return
@@ -169,17 +168,6 @@ def _summary_table(report: SpeakReport) -> Table:
     return table
 
 
-def _steps_table(steps: Sequence[StepTimes]) -> Table:
-    table = Table("step", title="On the server: mean ms a request, rows a run")
-    for name in ("requests", "runs", "rows", "queue", "in", "infer", "out"):
-        table.add_column(name, justify="right")
-    for step in steps:
-        times = (step.queue_ms, step.input_ms, step.infer_ms, step.output_ms)
-        counts = (str(step.requests), str(step.executions), f"{step.rows_per_execution:.1f}")
-        table.add_row(step.model, *counts, *(f"{time_ms:.2f}" for time_ms in times))
-    return table
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m client",
@@ -188,9 +176,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    speak = _add_say(commands.add_parser("speak", help="say a sound file and write the frames"), _speak)
+    speak = _add_write_frames(
+        commands.add_parser("speak", help="say a sound file and write the frames"), _speak
+    )
     speak.add_argument("--audio", required=True, type=Path, help="sound file, any rate and channel count")
-    idle = _add_say(
+    idle = _add_write_frames(
         commands.add_parser("idle", help="write the frames of an avatar that nobody speaks through"), _idle
     )
     idle.add_argument("--seconds", required=True, type=_seconds, help=f"how long, up to {MAX_IDLE_S}")
@@ -203,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_say(parser: argparse.ArgumentParser, command: Command) -> argparse.ArgumentParser:
+def _add_write_frames(parser: argparse.ArgumentParser, command: Command) -> argparse.ArgumentParser:
     _add_common(parser, command)
     parser.add_argument("--avatar", required=True, help="the avatar's id")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for 000000.jpg, 000001.jpg …")
@@ -227,7 +217,7 @@ def _seconds(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 1 / FRAME_RATE_HZ <= (seconds := float(text)) <= MAX_IDLE_S:
             return seconds
-    raise argparse.ArgumentTypeError(f"{text[:80]!r}; {1 / FRAME_RATE_HZ} to {MAX_IDLE_S} is wanted")
+    raise argparse.ArgumentTypeError(f"expected {1 / FRAME_RATE_HZ} to {MAX_IDLE_S}, got {text[:80]!r}")
 
 
 def _add_common(parser: argparse.ArgumentParser, command: Command) -> argparse.ArgumentParser:

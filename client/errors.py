@@ -1,20 +1,20 @@
 """Every error that the client raises on purpose.
 
     LipstreamError                       (compositor_backend.errors)
-    ├── AvatarIdError                    an avatar's name is no avatar id; raised before anything is sent
+    ├── AvatarIdError                    not an avatar id; raised before anything is sent
     ├── SettingsError                    a setting has no valid value
     └── ClientError                      base of all below
         ├── AudioError                   the speech: unreadable, empty, of a wrong type or shape
         ├── SinkError                    frames cannot be written; names the file, keeps what is written
         ├── SessionError                 a call that the session's or client's state does not allow
         └── ServerError                  the server's side; knows its address and the frames delivered
-            ├── ServerUnavailableError   nobody answers there, or the connection broke; worth a retry
-            ├── RequestTimeoutError      no answer within the time allowed
-            ├── RequestCancelledError    the server, or the closing client, gave the request up
+            ├── ServerUnavailableError   retried: no server answers, or the connection or a process broke
+            ├── ServerBusyError          retried, shortly: more to do than it can; knows when to try again
+            ├── RequestTimeoutError      no answer within the time allowed; the next server is asked
+            ├── RequestCancelledError    the client was closed meanwhile
             ├── AvatarNotFoundError      the server has no such avatar
-            ├── ServerBusyError          more to do than it can; knows when to try again
             ├── RequestRefusedError      the server says what is wrong with the request, in one sentence
-            └── ServerFaultError         a defect on the server's side; its log has the rest
+            └── ServerFaultError         a damaged avatar, or a defect: the server's log has the rest
 
 Each one's text is one sentence meant for a person. What the libraries below raised is its ``__cause__``.
 """
@@ -80,7 +80,10 @@ class ServerError(ClientError):
 
 
 class ServerUnavailableError(ServerError):
-    """Nobody answers at that address, or the connection broke. The same request may be sent again."""
+    """No server answers at that address, the connection broke, or a process of the server died.
+
+    The client has sent the request again for as long as `RetryPolicy` says; it may be sent once more.
+    """
 
 
 class RequestTimeoutError(ServerError):
@@ -88,7 +91,7 @@ class RequestTimeoutError(ServerError):
 
 
 class RequestCancelledError(ServerError):
-    """The request was given up by the server, or because the client was closed."""
+    """The client was closed while the request was under way."""
 
 
 class AvatarNotFoundError(ServerError):
@@ -111,4 +114,4 @@ class RequestRefusedError(ServerError):
 
 
 class ServerFaultError(ServerError):
-    """The server failed; the text is what it said, and its log has the rest."""
+    """The server failed, or the avatar is damaged there; the text is what it said, and its log has the rest."""

@@ -29,17 +29,6 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
         return service_pb2.ModelReadyResponse(ready=request.name in self.ready)
 
-    async def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
-        answer = service_pb2.ModelStatisticsResponse()
-        model = answer.model_stats.add(name="lipsync_x", inference_count=50, execution_count=4)
-        for count, field in enumerate(
-            ("success", "queue", "compute_input", "compute_infer", "compute_output")
-        ):
-            part = getattr(model.inference_stats, field)
-            part.count, part.ns = 5, count * 1_000_000
-        model.inference_stats.fail.count = 2
-        return answer
-
 
 @asynccontextmanager
 async def served(service: Service, address: str = "127.0.0.1:0") -> AsyncIterator[str]:

@@ -102,7 +102,7 @@ class TestBadFiles:
 
     def test_a_wav_without_samples(self, tmp_path: Path) -> None:
         soundfile.write(tmp_path / "silent.wav", np.zeros(0, np.int16), 16000)
-        self.check(tmp_path / "silent.wav", "holds no sound: 0 samples")
+        self.check(tmp_path / "silent.wav", "holds 0 samples")
 
     def test_a_text_file_named_wav(self, tmp_path: Path) -> None:
         (tmp_path / "notes.wav").write_text("to be, or not to be\n" * 100)
@@ -131,12 +131,12 @@ class TestBadFiles:
 @pytest.mark.parametrize(
     ("samples", "rate_hz", "sentence"),
     [
-        (np.zeros((2, 2, 2)), 16000, r"shape \[2, 2, 2\]"),
+        (np.zeros((2, 2, 2)), 16000, r"got \[2, 2, 2\]"),
         (np.zeros((9, 0)), 16000, "no channels"),
-        (np.zeros(0), 16000, "no sound"),
-        (np.zeros(9, np.int32), 16000, "the audio is int32; int16 or float"),
-        (np.zeros(9), 0, "sample rate is 0 Hz"),
-        (np.zeros(9), -8000, "sample rate is -8000 Hz"),
+        (np.zeros(0), 16000, "0 samples"),
+        (np.zeros(9, np.int32), 16000, "int16, or float .*, got int32"),
+        (np.zeros(9), 0, "sample rate .*, got 0"),
+        (np.zeros(9), -8000, "sample rate .*, got -8000"),
     ],
 )
 def test_bad_arrays_are_refused_in_one_sentence(

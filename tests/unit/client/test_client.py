@@ -1,8 +1,8 @@
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import client as room
 from client import (
+    NO_RETRY,
     AudioError,
     AvatarIdError,
     AvatarInfo,
@@ -18,7 +19,9 @@ from client import (
     LipstreamClient,
     MemoryTransport,
     RequestRefusedError,
+    RequestTimeoutError,
     RetryPolicy,
+    ServerFaultError,
     ServerUnavailableError,
     SessionError,
     SettingsError,
@@ -35,11 +38,11 @@ from tests.unit.client.speaker import (
     settle,
 )
 
-QUICK = RetryPolicy(attempts=3, first_delay_s=0)
+QUICK = RetryPolicy(first_delay_s=0)
 
 
-async def make_client(answering: Any = answer_at_once) -> LipstreamClient:
-    return LipstreamClient(transport=MemoryTransport(answering), retry=QUICK)
+async def make_client(answering: Any = answer_at_once, retry: RetryPolicy = QUICK) -> LipstreamClient:
+    return LipstreamClient(transport=MemoryTransport(answering), retry=retry)
 
 
 class Flaky:
@@ -133,7 +136,7 @@ async def test_a_server_that_is_away_for_a_moment_is_not_noticed() -> None:
 
 
 async def test_a_server_that_stays_away_is_an_error_with_its_count() -> None:
-    client = await make_client(Flaky(failures=9))
+    client = await make_client(Flaky(failures=1), NO_RETRY)
     with pytest.raises(ServerUnavailableError) as caught:
         [frame async for frame in client.speak("demo", noise(FRAME))]
     assert caught.value.frames_delivered == 0
@@ -183,6 +186,35 @@ async def test_every_avatar_is_listed_page_by_page(count: int) -> None:
     assert all(limit == 1000 for _, limit in catalog.pages)
 
 
+async def test_avatars_between_pages_that_overlap_are_listed_once() -> None:
+    """As pages do where an avatar is added meanwhile, or where one is damaged and left out."""
+
+    class Growing(Catalog):
+        async def __call__(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            page = await super().__call__(model, inputs)
+            self.ids.insert(0, f"a-{len(self.pages)}")
+            return page
+
+    catalog = Growing(2500)
+    there = list(catalog.ids)
+    found = await LipstreamClient(transport=MemoryTransport(catalog)).avatars()
+    assert [each.id for each in found] == there
+
+
+async def test_a_catalog_of_another_version_is_the_servers_fault() -> None:
+    async def other(model: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {"MANIFEST": np.array([b'{"id": "may"}'], object)}
+
+    with pytest.raises(ServerFaultError, match="width"):
+        await LipstreamClient(transport=MemoryTransport(other)).avatars()
+
+
+def test_an_avatar_knows_which_template_frame_is_shown() -> None:
+    shown = [replace(info("may"), frames=4).template_index(index) for index in range(14)]
+    assert shown == [0, 1, 2, 3, 2, 1, 0, 1, 2, 3, 2, 1, 0, 1]
+    assert replace(info("may"), frames=1).template_index(2**31 - 1) == 0
+
+
 async def test_one_avatar_can_be_asked_for() -> None:
     client = LipstreamClient(transport=MemoryTransport(Catalog(3)))
     assert await client.avatar("a00002") == info("a00002")
@@ -205,6 +237,75 @@ async def test_warming_needs_the_network_of_that_avatar() -> None:
     assert seen == [("avatar", "may", True, ["AVATAR", "FRAME_INDEX", "PCM"])]
 
 
+async def test_warming_waits_for_a_server_that_comes_back() -> None:
+    flaky = Flaky(failures=3)
+    await (await make_client(flaky)).warm("may")
+    assert flaky.tries == {0: 4}
+
+
+async def test_warming_what_is_not_there_says_so() -> None:
+    client = await make_client(Flaky(1, AvatarNotFoundError("avatar 'may' is not on this server", url="h:1")))
+    with pytest.raises(AvatarNotFoundError, match="may"):
+        await client.warm("may")
+    with pytest.raises(AvatarIdError):
+        await client.warm("../x")
+
+
+class Noting(MemoryTransport):
+    """Writes down what is asked for, and about whom."""
+
+    def __init__(self) -> None:
+        super().__init__(self._silent_or_not)
+        self.asked: list[tuple[str, list[str], str | None]] = []
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str],
+        timeout_s: float,
+        avatar: str | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        self.asked.append((model, list(outputs), avatar))
+        return await super().infer(model, inputs, outputs, timeout_s, avatar)
+
+    async def _silent_or_not(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        if model == "catalog":
+            return await Catalog(1)(model, inputs)
+        silence = np.zeros(contract.pcm_samples(len(inputs["FRAME_INDEX"])), np.int16)
+        return answer({"PCM": silence, **inputs})
+
+
+async def test_nothing_is_asked_for_that_is_not_needed_and_every_call_names_its_avatar() -> None:
+    transport, speech, silence = Noting(), noise(FRAME), np.zeros(FRAME, np.int16)
+    client = LipstreamClient(transport=transport)
+    for pcm in (speech, silence):
+        [frame async for frame in client.speak("may", pcm)]
+        [frame async for frame in client.speak("may", pcm, regions=True, rects=True)]
+    await client.warm("may")
+    await client.avatar("a00000")
+    await client.avatars()
+    assert transport.asked == [
+        ("avatar", ["JPEG"], "may"),
+        ("avatar", ["REGION", "REGION_RECT", "RECT"], "may"),
+        ("idle_frames", ["JPEG"], "may"),
+        ("idle_frames", ["REGION", "REGION_RECT", "RECT"], "may"),
+        ("avatar", ["REGION", "REGION_RECT"], "may"),
+        ("catalog", ["MANIFEST"], "a00000"),
+        ("catalog", ["MANIFEST"], None),
+    ]
+
+
+async def test_an_idle_session_gives_regions_too() -> None:
+    client = LipstreamClient(transport=Noting())
+    async with client.session("may", idle=True, regions=True) as session:
+        frames = [await anext(session) for _ in range(7)]
+    assert [(frame.idle, frame.jpeg, frame.region_rect) for frame in frames] == [
+        (True, b"", box(index)) for index in range(7)
+    ]
+    assert all(frame.region for frame in frames)
+
+
 async def test_regions_come_in_place_of_whole_frames() -> None:
     client = await make_client()
     frames = [frame async for frame in client.speak("demo", noise(3 * FRAME), regions=True)]
@@ -221,6 +322,21 @@ async def test_a_server_that_does_not_answer_is_not_ready() -> None:
             raise ServerUnavailableError("gone", url="h:1")
 
     assert not await LipstreamClient(transport=Away(answer_at_once)).is_ready()
+
+
+async def test_one_server_that_is_ready_is_enough() -> None:
+    class Late(MemoryTransport):
+        async def is_ready(self, timeout_s: float) -> bool:
+            raise RequestTimeoutError("late", url="h:1")
+
+    class Starting(MemoryTransport):
+        async def is_ready(self, timeout_s: float) -> bool:
+            return False
+
+    servers = [Late(answer_at_once, url="h:1"), Starting(answer_at_once, url="h:2")]
+    assert not await LipstreamClient(transport=servers).is_ready()
+    servers.append(MemoryTransport(answer_at_once, url="h:3"))
+    assert await LipstreamClient(transport=servers).is_ready()
 
 
 async def test_a_closed_client_says_so() -> None:

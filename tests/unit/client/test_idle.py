@@ -10,18 +10,17 @@ import pytest
 from numpy.typing import NDArray
 
 from client import (
+    NO_RETRY,
     AvatarNotFoundError,
     Frame,
     LipstreamClient,
     MemoryTransport,
     RequestRefusedError,
-    RetryPolicy,
     ServerFaultError,
 )
 from client._transport import Tensors
 from tests.unit.client.speaker import FRAME, Desk, answer, frames_of, noise, settle
 
-ONCE = RetryPolicy(attempts=1)
 SILENCE = np.zeros((10 + 5 + 12) * FRAME, np.int16)
 
 
@@ -53,7 +52,7 @@ def server() -> Server:
 
 
 def connect(server: Server, idle_frames: bool = True) -> LipstreamClient:
-    return LipstreamClient(transport=MemoryTransport(server), retry=ONCE, idle_frames=idle_frames)
+    return LipstreamClient(transport=MemoryTransport(server), retry=NO_RETRY, idle_frames=idle_frames)
 
 
 @pytest.fixture
@@ -129,7 +128,7 @@ async def test_several_requests_that_are_refused_are_told_of_once(caplog: pytest
             raise RequestRefusedError("AVATAR 'demo' has no idle frames", url="memory:1")
         return await desk(model, inputs)
 
-    async with LipstreamClient(transport=MemoryTransport(without_idle), retry=ONCE) as client:
+    async with LipstreamClient(transport=MemoryTransport(without_idle), retry=NO_RETRY) as client:
         with caplog.at_level(logging.INFO):
             pcm = np.zeros(15 * FRAME, np.int16)
             stream = client.speak("demo", pcm, chunk_frames=5, in_flight=3)

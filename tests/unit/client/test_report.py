@@ -7,21 +7,17 @@ from typing import Any
 import pytest
 
 from client import (
+    NO_RETRY,
     AvatarIdError,
     Frame,
     JpegFolderSink,
     LipstreamClient,
     MemoryTransport,
-    ModelStatistics,
     NullSink,
-    RequestRefusedError,
-    RetryPolicy,
     ServerUnavailableError,
     SinkError,
     SpeakReport,
-    StepTimes,
     speak_to_sinks,
-    step_times,
 )
 from client import _report as report_module
 from tests.unit.client.speaker import FRAME, answer, answer_at_once, frames_of, noise
@@ -55,7 +51,7 @@ class Recorder:
 
 async def make_client(answering: Any = answer_at_once) -> LipstreamClient:
     transport = MemoryTransport(answering)
-    return LipstreamClient(transport=transport, retry=RetryPolicy(attempts=1))
+    return LipstreamClient(transport=transport, retry=NO_RETRY)
 
 
 async def test_every_sink_gets_every_frame_in_order_and_is_closed() -> None:
@@ -85,7 +81,6 @@ async def test_the_report_counts_what_happened(tmp_path: Path) -> None:
     assert 0 < report.time_to_first_frame_ms <= report.elapsed_s * 1e3
     assert report.mean_jpeg_bytes == pytest.approx(sum(len(frame.jpeg) for frame in seen) / 70)
     assert report.files == (str(tmp_path),)
-    assert [(step.model, step.requests) for step in report.steps] == [("avatar", 4)]
 
 
 @pytest.mark.parametrize("error", [SinkError("disk full"), ZeroDivisionError("a defect")])
@@ -193,75 +188,15 @@ async def test_a_slow_sink_bounds_what_is_held_in_memory(monkeypatch: pytest.Mon
     assert most <= 12
 
 
-async def test_a_server_that_keeps_its_statistics_to_itself_can_still_be_used() -> None:
-    class Closed(MemoryTransport):
-        async def statistics(self, timeout_s: float) -> list[ModelStatistics]:
-            raise RequestRefusedError("wants a key", url="h:1")
-
-    transport = Closed(answer_at_once)
-    report = await speak_to_sinks(LipstreamClient(transport=transport), "demo", noise(FRAME), [NullSink()])
-    assert (report.frames, report.steps) == (1, ())
-
-
-async def test_a_request_that_the_server_counts_late_is_in_the_report() -> None:
-    class Late(MemoryTransport):
-        readings = 0
-
-        async def statistics(self, timeout_s: float) -> list[ModelStatistics]:
-            self.readings += 1
-            counted = {1: 0, 2: 1, 3: 2}.get(self.readings, 3)
-            return [ModelStatistics("compositor", requests=counted, rows=counted, executions=counted)]
-
-    transport = Late(answer_at_once)
-    report = await speak_to_sinks(LipstreamClient(transport=transport), "demo", noise(FRAME), [NullSink()])
-    assert [step.requests for step in report.steps] == [3]
-
-
-def test_step_times_are_means_over_the_requests_between_two_readings() -> None:
-    before = [
-        ModelStatistics("lipsync_a", 10, 1, 100, 8, 10_000_000, 20_000_000, 30_000_000, 40_000_000),
-        ModelStatistics("idle", 3, 0, 3, 3, 1, 1, 1, 1),
-    ]
-    after = [
-        ModelStatistics("lipsync_a", 14, 1, 200, 10, 18_000_000, 24_000_000, 70_000_000, 42_000_000),
-        ModelStatistics("idle", 3, 0, 3, 3, 1, 1, 1, 1),
-        ModelStatistics("new", 1, 0, 25, 1, 1_000_000, 0, 0, 0),
-    ]
-    assert step_times(before, after) == (
-        StepTimes("lipsync_a", 4, 100, 2, 50.0, 2.0, 1.0, 10.0, 0.5),
-        StepTimes("new", 1, 25, 1, 25.0, 1.0, 0.0, 0.0, 0.0),
-    )
-
-
-def test_steps_are_in_the_order_of_the_chain_and_ensembles_come_last() -> None:
-    chain = [
-        "audio_features",
-        "audio_encoder",
-        "audio_windows",
-        "lipsync",
-        "compositor",
-        "avatar",
-    ]
-    after = [ModelStatistics(name, requests=1, rows=1, executions=1) for name in sorted(chain)]
-    assert [step.model for step in step_times([], after)] == chain
-
-
-def test_a_server_restarted_in_between_is_counted_from_its_start() -> None:
-    before = [ModelStatistics("m", 100, 0, 100, 100, 9, 9, 9, 9)]
-    after = [ModelStatistics("m", 2, 0, 2, 2, 4_000_000, 0, 0, 0)]
-    assert step_times(before, after) == (StepTimes("m", 2, 2, 2, 1.0, 2.0, 0.0, 0.0, 0.0),)
-
-
 def make_report() -> SpeakReport:
-    step = StepTimes("m", 1, 25, 1, 25.0, 0.1, 0.2, 0.3, 0.4)
-    return SpeakReport("demo", "h:1", 25, 1.0, 0.5, 50.0, 120.0, 1e5, ("a.mp4",), (step,))
+    return SpeakReport("demo", "h:1", 25, 1.0, 0.5, 50.0, 120.0, 1e5, ("a.mp4",))
 
 
-def test_the_report_is_written_as_json_with_its_steps(tmp_path: Path) -> None:
+def test_the_report_is_written_as_json(tmp_path: Path) -> None:
     make_report().write(tmp_path / "deep" / "report.json")
     read = json.loads((tmp_path / "deep" / "report.json").read_text())
     assert (read["frames"], read["frames_per_s"], read["time_to_first_frame_ms"]) == (25, 50.0, 120.0)
-    assert read["steps"][0]["infer_ms"] == 0.3
+    assert read["files"] == ["a.mp4"]
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["report.json"]
 
 

@@ -94,10 +94,10 @@ def test_queued_samples_count_what_no_frame_has_been_made_of() -> None:
 @pytest.mark.parametrize(
     ("pcm", "sentence"),
     [
-        (np.zeros(640, np.float32), "PCM is float32; int16 is wanted"),
-        (np.zeros(640, np.int32), "PCM is int32; int16 is wanted"),
-        (np.zeros((640, 2), np.int16), r"PCM has shape \[640, 2\]; one channel"),
-        (b"\0" * 1280, "PCM is a bytes; a numpy array of int16 is wanted"),
+        (np.zeros(640, np.float32), "expected PCM int16, got float32"),
+        (np.zeros(640, np.int32), "expected PCM int16, got int32"),
+        (np.zeros((640, 2), np.int16), r"expected PCM \[samples\], one channel, got \[640, 2\]"),
+        (b"\0" * 1280, "expected PCM as a numpy array of int16, got bytes"),
     ],
 )
 def test_other_than_mono_int16_is_refused_in_one_sentence(pcm: NDArray[np.int16], sentence: str) -> None:
