@@ -18,9 +18,12 @@ from compositor_backend.blend import paste
 from compositor_backend.compositor import Compositor, compose
 from compositor_backend.errors import TensorError, UnknownAvatarError, WrongNetworkError
 from compositor_backend.geometry import FAMILIES
+from compositor_backend.idle_frames import IdleFrames
 from compositor_backend.pack import AvatarPack, PackCache
+from export.pack_writer import write_idle
 from tests.support.scenes import KEY, Box, Pixels, keys, mouths, open_avatar, textured, write_avatar
 
+JPEG = frozenset({"JPEG"})
 SAMPLINGS = {"420": turbojpeg.Y420, "422": turbojpeg.Y422, "444": turbojpeg.Y444}
 
 
@@ -183,7 +186,7 @@ def avatars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pack(avatars: Path) -> AvatarPack:
-    return AvatarPack(avatars / "avatar_ann")
+    return AvatarPack(avatars / "ann")
 
 
 def request(frame_index: list[int], **changes: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -199,7 +202,7 @@ def request(frame_index: list[int], **changes: NDArray[Any]) -> dict[str, NDArra
 def test_the_model_answers_with_frames_and_boxes_along_the_ping_pong(avatars: Path) -> None:
     model = Compositor(PackCache(avatars, 1 << 30))
     inputs = request([2, 3, 4, 9])
-    outputs = model(inputs)
+    outputs = model(inputs, frozenset({"JPEG", "RECT"}))
     assert outputs["JPEG"].dtype == object
     assert outputs["RECT"].dtype == np.int32
     np.testing.assert_array_equal(outputs["RECT"][:, 0], [32, 33, 32, 33])
@@ -211,31 +214,31 @@ def test_the_model_answers_with_frames_and_boxes_along_the_ping_pong(avatars: Pa
 def test_one_bad_key_in_a_batch_is_refused(avatars: Path) -> None:
     wrong = keys(3)
     wrong[1] = 99
-    with pytest.raises(WrongNetworkError, match=f"AVATAR_KEY is 99; {KEY} is wanted: .* lipsync_ann"):
-        Compositor(PackCache(avatars, 1 << 30))(request([0, 1, 2], AVATAR_KEY=wrong))
+    with pytest.raises(WrongNetworkError, match=f"expected AVATAR_KEY {KEY}, got 99"):
+        Compositor(PackCache(avatars, 1 << 30))(request([0, 1, 2], AVATAR_KEY=wrong), JPEG)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("MOUTH", mouths(2, 160), r"MOUTH is uint8 \[2, 160, 160, 3\]; uint8 \[2, 320, 320, 3\] is wanted"),
-        ("MOUTH", mouths(3, 320), r"MOUTH is uint8 \[3, 320, 320, 3\]; uint8 \[2, 320, 320, 3\] is wanted"),
-        ("MOUTH", mouths(2, 320).astype(np.float32), "MOUTH is float32"),
-        ("MOUTH", mouths(2, 320)[..., 0], r"MOUTH is uint8 \[2, 320, 320\]"),
-        ("AVATAR_KEY", keys(1), r"AVATAR_KEY is int64 \[1, 1\]; int64 \[2, 1\] is wanted"),
-        ("AVATAR_KEY", keys(2)[:, 0], r"AVATAR_KEY is int64 \[2\]"),
-        ("AVATAR_KEY", keys(2).astype(np.float64), "AVATAR_KEY is float64"),
+        ("MOUTH", mouths(2, 160), r"expected MOUTH uint8 \[2, 320, 320, 3\], got uint8 \[2, 160, 160, 3\]"),
+        ("MOUTH", mouths(3, 320), r"MOUTH .* got uint8 \[3, 320, 320, 3\]"),
+        ("MOUTH", mouths(2, 320).astype(np.float32), "MOUTH .* got float32"),
+        ("MOUTH", mouths(2, 320)[..., 0], r"MOUTH .* got uint8 \[2, 320, 320\]"),
+        ("AVATAR_KEY", keys(1), r"expected AVATAR_KEY int64 \[2, 1\], got int64 \[1, 1\]"),
+        ("AVATAR_KEY", keys(2)[:, 0], r"AVATAR_KEY .* got int64 \[2\]"),
+        ("AVATAR_KEY", keys(2).astype(np.float64), "AVATAR_KEY .* got float64"),
         ("FRAME_INDEX", np.array([0, -1], np.int32), "FRAME_INDEX holds -1"),
     ],
 )
 def test_a_wrong_tensor_is_named(avatars: Path, name: str, value: NDArray[Any], sentence: str) -> None:
     with pytest.raises(TensorError, match=sentence):
-        Compositor(PackCache(avatars, 1 << 30))(request([0, 1], **{name: value}))
+        Compositor(PackCache(avatars, 1 << 30))(request([0, 1], **{name: value}), JPEG)
 
 
 def test_an_unknown_avatar_is_named(avatars: Path) -> None:
     with pytest.raises(UnknownAvatarError, match="'bob'"):
-        Compositor(PackCache(avatars, 1 << 30))(request([0], AVATAR=np.array([b"bob"], object)))
+        Compositor(PackCache(avatars, 1 << 30))(request([0], AVATAR=np.array([b"bob"], object)), JPEG)
 
 
 def test_mouths_may_lie_anyhow_in_memory(pack: AvatarPack) -> None:
@@ -265,3 +268,61 @@ def test_frames_whose_regions_differ_are_composed_as_if_alone(tmp_path: Path) ->
         together = compose(pack, np.arange(len(boxes)), faces, keys(len(boxes)))
         for n, jpeg in enumerate(together):
             assert compose(pack, np.array([n]), faces[n : n + 1], keys(1)) == [jpeg]
+
+
+# --- regions ---
+REGION = frozenset({"REGION", "REGION_RECT"})
+
+
+@pytest.mark.parametrize("subsampling", ["420", "422", "444"])
+@pytest.mark.parametrize(("width", "height"), [(160, 128), (163, 117), (320, 107)])
+def test_a_region_drawn_over_an_idle_frame_gives_the_same_picture(
+    tmp_path: Path, subsampling: str, width: int, height: int
+) -> None:
+    """Exactly so inside; at its edge a decoder's interpolation of chroma looks a pixel or two across."""
+    boxes = boxes_everywhere(width, height, 60)
+    frames = [textured(width, height, seed) for seed in range(len(boxes))]
+    folder = write_avatar(tmp_path, frames, boxes, subsampling=subsampling)
+    write_idle(folder, [mouths(len(boxes), 320, seed=9)])
+    inputs = request(list(range(len(boxes))))
+    drawn = Compositor(PackCache(tmp_path, 1 << 30))(inputs, REGION | JPEG)
+    idle = IdleFrames(PackCache(tmp_path, 1 << 30))(inputs, JPEG)
+    sides = {"420": (2, 2), "422": (2, 0), "444": (0, 0)}[subsampling]
+    for jpeg, region, rect, still in zip(
+        drawn["JPEG"], drawn["REGION"], drawn["REGION_RECT"].tolist(), idle["JPEG"], strict=True
+    ):
+        x1, y1, x2, y2 = rect
+        picture, whole = libjpeg_pixels(still).copy(), libjpeg_pixels(jpeg)
+        picture[y1:y2, x1:x2] = libjpeg_pixels(region)
+        off = np.abs(picture.astype(int) - whole).max(axis=2)
+        bleed_x, bleed_y = sides
+        left, right = x1 + (bleed_x if x1 else 0), x2 - (bleed_x if x2 < width else 0)
+        top, bottom = y1 + (bleed_y if y1 else 0), y2 - (bleed_y if y2 < height else 0)
+        assert not off[top:bottom, left:right].any()
+        off[max(0, y1 - bleed_y) : y2 + bleed_y, max(0, x1 - bleed_x) : x2 + bleed_x] = 0
+        assert not off.any()
+
+
+def test_a_region_is_whole_mcus_and_no_frame_is_made_for_it(
+    avatars: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compositor_backend.compositor.splice", None)
+    answer = Compositor(PackCache(avatars, 1 << 30))(request([0, 1, 2]), REGION)
+    assert set(answer) >= REGION
+    assert answer["REGION_RECT"].dtype == np.int32
+    for region, (x1, y1, x2, y2) in zip(answer["REGION"], answer["REGION_RECT"].tolist(), strict=True):
+        assert (x1 % 16, y1 % 16) == (0, 0)
+        assert libjpeg_pixels(region).shape == (y2 - y1, x2 - x1, 3)
+        assert next(plane.shape for plane in ffmpeg_planes(region)) == (y2 - y1, x2 - x1)
+
+
+def test_idle_regions_are_those_of_idle_frames(tmp_path: Path) -> None:
+    boxes = boxes_everywhere(160, 128, 60)
+    folder = write_avatar(tmp_path, [textured(160, 128, seed) for seed in range(5)], boxes)
+    faces = mouths(5, 320)
+    write_idle(folder, [faces])
+    inputs = request(list(range(5)), MOUTH=faces)
+    cache = PackCache(tmp_path, 1 << 30)
+    assert IdleFrames(cache)(inputs, REGION)["REGION"].tolist() == (
+        Compositor(cache)(inputs, REGION)["REGION"].tolist()
+    )

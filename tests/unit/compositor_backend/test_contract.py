@@ -30,8 +30,8 @@ def test_the_numbers_of_the_wire_contract() -> None:
 
 
 def test_ensembles_take_and_give_what_clients_depend_on() -> None:
-    ensemble = contract.avatar_ensemble("demo")
-    assert ensemble.name == "avatar_demo"
+    ensemble = contract.AVATAR_ENSEMBLE
+    assert ensemble.name == "avatar"
     assert [(t.name, t.dtype, t.shape) for t in ensemble.inputs] == [
         ("AVATAR", "BYTES", (1,)),
         ("FRAME_INDEX", "INT32", (-1,)),
@@ -40,20 +40,25 @@ def test_ensembles_take_and_give_what_clients_depend_on() -> None:
     assert [(t.name, t.dtype, t.shape) for t in ensemble.outputs] == [
         ("JPEG", "BYTES", (-1,)),
         ("RECT", "INT32", (-1, 4)),
+        ("REGION", "BYTES", (-1,)),
+        ("REGION_RECT", "INT32", (-1, 4)),
     ]
-    features = contract.features_ensemble("demo", (32, 16, 16))
-    assert features.name == "features_demo"
-    assert features.inputs[2] == contract.Tensor("AUDIO", "FP32", (-1, 32, 16, 16))
-    assert features.outputs == ensemble.outputs
+    features = contract.FEATURES_ENSEMBLE
+    assert features.name == "avatar_from_features"
+    assert features.inputs[2] == contract.AUDIO
+    assert features.outputs == ensemble.outputs == contract.IDLE_FRAMES_MODEL.outputs
 
 
-def test_networks_take_and_give_what_the_shared_models_hand_on() -> None:
-    unet = contract.lipsync_model("lipsync_demo", 320, (32, 16, 16))
-    assert [t.shape for t in unet.inputs] == [(-1, 3, 320, 320), (-1, 32, 16, 16)]
-    assert [t.shape for t in unet.outputs] == [(-1, 320, 320, 3), (-1, 1)]
-    encoder = contract.audio_encoder_model("audio_encoder_demo")
-    assert encoder.inputs == contract.AUDIO_FEATURES_MODEL.outputs
-    assert encoder.outputs[0] in contract.AVATAR_FRAMES_MODEL.inputs
+def test_rows_are_of_one_avatar() -> None:
+    assert contract.parse_avatar_rows(contract.repeat_avatar("may", 3), 3) == "may"
+    mixed = contract.repeat_avatar("may", 3)
+    mixed[1] = b"bob"
+    with pytest.raises(TensorError, match="different ids"):
+        contract.parse_avatar_rows(mixed, 3)
+    with pytest.raises(TensorError, match=r"expected AVATAR \[4, 1\], got \[3, 1\]"):
+        contract.parse_avatar_rows(contract.repeat_avatar("may", 3), 4)
+    with pytest.raises(AvatarIdError):
+        contract.parse_avatar_rows(contract.repeat_avatar("../x", 1), 1)
 
 
 def test_types_are_named_as_configs_name_them() -> None:
@@ -64,20 +69,14 @@ def test_types_are_named_as_configs_name_them() -> None:
 @pytest.mark.parametrize("value", GOOD_IDS)
 def test_ids_that_match_are_taken(value: str) -> None:
     assert contract.parse_avatar(avatar_tensor(value.encode())) == value
-    assert contract.avatar_ensemble_name(value) == f"avatar_{value}"
-    assert contract.features_ensemble_name(value) == f"features_{value}"
-    assert contract.lipsync_name(value) == f"lipsync_{value}"
-    assert contract.audio_encoder_name(value) == f"audio_encoder_{value}"
 
 
 @pytest.mark.parametrize("value", BAD_IDS)
 def test_ids_that_do_not_match_are_refused_in_one_short_sentence(value: str) -> None:
-    with pytest.raises(AvatarIdError, match=r"^AVATAR .* is not an avatar id: .* are wanted") as error:
+    with pytest.raises(AvatarIdError, match=r"^AVATAR .* is not an avatar id: expected ") as error:
         contract.parse_avatar(avatar_tensor(value.encode()))
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 300
-    with pytest.raises(AvatarIdError):
-        contract.avatar_ensemble_name(value)
 
 
 @pytest.mark.parametrize("value", [b"\xff", b"demo\xc3", b"\xed\xa0\x80", b"\xff" * 300])
@@ -170,10 +169,3 @@ def test_avatar_key_is_the_head_of_the_digest_and_fits_the_tensor(content: bytes
     key = contract.avatar_key(digest.hexdigest())
     assert key == np.frombuffer(digest.digest()[:8], ">i8")[0]
     assert np.array([key], np.int64)[0] == key
-
-
-def test_the_name_of_a_shared_model_is_no_avatars() -> None:
-    """An avatar `frames` would have the ensemble `avatar_frames`, and Triton two models of one name."""
-    with pytest.raises(AvatarIdError, match="avatar_frames is shared by all"):
-        contract.check_avatar_id("frames")
-    assert contract.check_avatar_id("frames2") == "frames2"

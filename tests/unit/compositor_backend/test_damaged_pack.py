@@ -41,7 +41,7 @@ def avatars(tmp_path: Path) -> Path:
     folder = tmp_path / "avatars"
     add(folder, "may")
     add(folder, "other", seed=5)
-    shutil.copytree(folder / "avatar_may", tmp_path / "sound" / "avatar_may")
+    shutil.copytree(folder / "may", tmp_path / "sound" / "may")
     return folder
 
 
@@ -53,9 +53,9 @@ def cache(avatars: Path) -> PackCache:
 def restore(avatars: Path) -> None:
     """Import the avatar again, as an importer does: a new folder in place of the old one."""
     fresh = avatars.parent / "fresh"
-    shutil.copytree(avatars.parent / "sound" / "avatar_may", fresh)
-    (avatars / "avatar_may").rename(avatars.parent / f"former-{len(list(avatars.parent.iterdir()))}")
-    fresh.rename(avatars / "avatar_may")
+    shutil.copytree(avatars.parent / "sound" / "may", fresh)
+    (avatars / "may").rename(avatars.parent / f"former-{len(list(avatars.parent.iterdir()))}")
+    fresh.rename(avatars / "may")
 
 
 def complaint(cache: PackCache) -> str:
@@ -112,7 +112,7 @@ def test_damage_to_any_file_is_found_and_harms_no_other_avatar(
 ) -> None:
     other = cache.get("other")
     before = [cache.get("may").frame_jpeg(n) for n in range(FRAMES)] if opened else []
-    damage(avatars / "avatar_may" / f"{name}.npy")
+    damage(avatars / "may" / f"{name}.npy")
     for _ in range(2):
         assert re.search(rf"{name}\.npy {sentence}", complaint(cache))
         assert cache.get("other") is other
@@ -125,7 +125,7 @@ def test_damage_to_any_file_is_found_and_harms_no_other_avatar(
 @pytest.mark.parametrize("text", ["", "{", '{"format": 2}', "\0" * 2000])
 def test_a_damaged_manifest_is_found(avatars: Path, cache: PackCache, text: str) -> None:
     cache.get("may")
-    (avatars / "avatar_may" / "avatar.json").write_text(text)
+    (avatars / "may" / "avatar.json").write_text(text)
     assert "avatar.json" in complaint(cache)
     restore(avatars)
     cache.get("may")
@@ -133,7 +133,7 @@ def test_a_damaged_manifest_is_found(avatars: Path, cache: PackCache, text: str)
 
 def test_a_manifest_that_is_deleted_makes_the_avatar_unknown(avatars: Path, cache: PackCache) -> None:
     cache.get("may")
-    (avatars / "avatar_may" / "avatar.json").unlink()
+    (avatars / "may" / "avatar.json").unlink()
     with pytest.raises(UnknownAvatarError):
         cache.get("may")
 
@@ -141,7 +141,7 @@ def test_a_manifest_that_is_deleted_makes_the_avatar_unknown(avatars: Path, cach
 def test_files_that_were_only_touched_are_read_and_found_sound(avatars: Path, cache: PackCache) -> None:
     jpeg = cache.get("may").frame_jpeg(0)
     for name in FILES:
-        (avatars / "avatar_may" / f"{name}.npy").touch()
+        (avatars / "may" / f"{name}.npy").touch()
     assert cache.get("may").frame_jpeg(0) == jpeg
 
 
@@ -155,10 +155,10 @@ def test_an_untouched_pack_is_opened_without_reading_it_whole(
         return file_sha256(path)
 
     monkeypatch.setattr(pack_module, "file_sha256", counted)
-    AvatarPack(avatars / "avatar_may")
+    AvatarPack(avatars / "may")
     assert read == []
-    (avatars / "avatar_may" / "faces.npy").touch()
-    AvatarPack(avatars / "avatar_may")
+    (avatars / "may" / "faces.npy").touch()
+    AvatarPack(avatars / "may")
     assert read == ["faces.npy"]
 
 
@@ -173,7 +173,7 @@ def test_a_failed_opening_is_not_repeated_until_a_file_changes(
             super().__init__(folder)
 
     monkeypatch.setattr(pack_module, "AvatarPack", Counted)
-    flip(avatars / "avatar_may" / "faces.npy")
+    flip(avatars / "may" / "faces.npy")
     said = {complaint(cache) for _ in range(20)}
     assert len(said) == 1
     assert len(openings) == 1
@@ -190,7 +190,7 @@ def test_a_failed_opening_is_tried_again_after_a_while_however_often_it_is_asked
     monkeypatch.setattr(pack_module, "time", SimpleNamespace(monotonic=lambda: clock_s[0]))
     with monkeypatch.context() as failing:
         failing.setattr(pack_module, "file_sha256", lambda path: "0" * 64)
-        (avatars / "avatar_may" / "faces.npy").touch()
+        (avatars / "may" / "faces.npy").touch()
         assert "is damaged" in complaint(cache)
     for _ in range(3):
         clock_s[0] += 19
@@ -204,12 +204,12 @@ def test_nothing_stays_mapped_of_a_pack_that_could_not_be_opened(
     avatars: Path, cache: PackCache, name: str
 ) -> None:
     cache.get("may")
-    flip(avatars / "avatar_may" / f"{name}.npy")
+    flip(avatars / "may" / f"{name}.npy")
     gc.collect()
     gc.disable()  # a process at rest does not collect either
     try:
         complaint(cache)
-        assert str(avatars / "avatar_may") not in Path("/proc/self/maps").read_text()
+        assert str(avatars / "may") not in Path("/proc/self/maps").read_text()
     finally:
         gc.enable()
 
@@ -236,7 +236,7 @@ def test_files_that_never_stay_the_same_are_not_waited_for(
 
     with monkeypatch.context() as disturbed:
         disturbed.setattr(pack_module, "AvatarPack", Disturbed)
-        assert complaint(cache).endswith("avatar_may is being written to")
+        assert complaint(cache).endswith("may is being written to")
     restore(avatars)
     cache.get("may")
 
@@ -244,7 +244,7 @@ def test_files_that_never_stay_the_same_are_not_waited_for(
 def test_what_is_made_while_a_file_is_changed_does_not_get_out(avatars: Path, cache: PackCache) -> None:
     def work(pack: AvatarPack) -> bytes:
         jpeg = pack.frame_jpeg(0)
-        flip(avatars / "avatar_may" / "scan_data.npy")
+        flip(avatars / "may" / "scan_data.npy")
         return jpeg
 
     with pytest.raises(DamagedAvatarError) as caught:
@@ -254,7 +254,7 @@ def test_what_is_made_while_a_file_is_changed_does_not_get_out(avatars: Path, ca
 
 def test_work_that_fails_over_damaged_files_fails_for_that_reason(avatars: Path, cache: PackCache) -> None:
     def work(pack: AvatarPack) -> None:
-        flip(avatars / "avatar_may" / "scan_offsets.npy")
+        flip(avatars / "may" / "scan_offsets.npy")
         raise IndexError
 
     with pytest.raises(DamagedAvatarError) as caught:
@@ -277,7 +277,7 @@ def test_work_on_an_avatar_that_is_imported_again_is_done_again(avatars: Path, c
 
 def test_what_was_made_of_an_avatar_that_is_taken_away_is_sound(avatars: Path, cache: PackCache) -> None:
     def work(pack: AvatarPack) -> list[bytes]:
-        (avatars / "avatar_may").rename(avatars.parent / "gone")
+        (avatars / "may").rename(avatars.parent / "gone")
         return compose(pack, np.array([0]), mouths(1, 160), keys(1))
 
     (jpeg,) = cache.use("may", work)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from compositor_backend.errors import PackError
-from compositor_backend.manifest import IDLE_FILES, PACK_FILES, FileEntry, Manifest
+from compositor_backend.manifest import IDLE_FILES, PACK_FILES, FileEntry, GraphEntry, Manifest
 
 GOOD = Manifest(
     id="ann",
@@ -18,8 +18,6 @@ GOOD = Manifest(
     family="328",
     audio_mode="ave",
     audio_shape=(32, 16, 16),
-    encoder="demo",
-    network="lipsync_ann",
     network_key=-(2**63),
     quality=75,
     subsampling="420",
@@ -27,6 +25,7 @@ GOOD = Manifest(
     blend="feather",
     created_by="lipstream 0.1.0",
     files={name: FileEntry(1000, "ab" * 32, "uint8", (523, 4)) for name in PACK_FILES},
+    graphs={name: GraphEntry(1000, "cd" * 32, 52_000_000) for name in ("network", "encoder")},
 )
 
 
@@ -53,7 +52,8 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
 
 def test_an_avatar_may_have_no_encoder() -> None:
-    silent = dataclasses.replace(GOOD, encoder=None)
+    silent = dataclasses.replace(GOOD, graphs={"network": GOOD.graphs["network"]})
+    assert (GOOD.takes_pcm, silent.takes_pcm) == (True, False)
     assert Manifest.from_json(silent.to_json()) == silent
 
 
@@ -62,17 +62,10 @@ def with_idle_frames(key: int | None) -> Manifest:
     return dataclasses.replace(GOOD, files=files, idle_key=key)
 
 
-@pytest.mark.parametrize("key", [None, 2**63 - 1])
+@pytest.mark.parametrize("key", [-5, 2**63 - 1])
 def test_idle_frames_may_bear_a_key(key: int | None) -> None:
     manifest = with_idle_frames(key)
     assert Manifest.from_json(manifest.to_json()) == manifest
-
-
-def test_a_manifest_from_before_there_was_an_idle_key_is_read() -> None:
-    value = json.loads(with_idle_frames(None).to_json())
-    del value["idle_key"]
-    assert Manifest.from_json(json.dumps(value)) == with_idle_frames(None)
-    assert Manifest.from_json(without("idle_key")) == GOOD
 
 
 def test_an_idle_key_that_is_none_is_named() -> None:
@@ -94,7 +87,7 @@ def test_a_missing_field_is_named(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [
-        ("format", 1, "avatar.json is of format 1; this version reads format 2"),
+        ("format", 1, "avatar.json is of format 1; this version reads format 3"),
         ("format", "1", "format in avatar.json is a text; an integer is wanted"),
         ("id", "../x", r"id in avatar.json is '../x'; a name that matches"),
         ("id", 7, r"id in avatar.json is a number \(7\); a text"),
@@ -109,9 +102,14 @@ def test_a_missing_field_is_named(name: str) -> None:
         ("audio_shape", [32, -1], r"audio_shape in avatar.json is \[32, -1\]; a list of positive integers"),
         ("audio_shape", [], "audio_shape in avatar.json is"),
         ("audio_shape", "32", "audio_shape in avatar.json is '32'"),
-        ("encoder", "A B", "encoder in avatar.json is 'A B'; a name that matches"),
-        ("network", "ann", "network in avatar.json is 'ann'; lipsync_ and a name is wanted"),
-        ("network", "lipsync_../x", "network in avatar.json is 'lipsync_../x'"),
+        ("graphs", [], "graphs of avatar.json holds a list"),
+        ("graphs", {}, "graphs of avatar.json lacks the field 'network'"),
+        ("graphs", {"network": {}, "../x": {}}, r"graphs of avatar.json has the unknown field '../x'"),
+        (
+            "graphs",
+            {"network": {"bytes": 1, "sha256": "x", "row_bytes": 1}},
+            "sha256 in network in graphs of",
+        ),
         ("network_key", 2**63, "network_key in avatar.json is 9223372036854775808; -9223372036854775808 to"),
         ("quality", 101, "quality in avatar.json is 101; 1 to 100 is wanted"),
         ("subsampling", "411", "subsampling in avatar.json is '411'; 420 or 422 or 444 is wanted"),

@@ -243,7 +243,7 @@ def test_the_cache_opens_a_pack_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("avatar_id", ["../x", "", "a" * 300, "Ann", "a/b", ".", "ann\n", "-ann"])
 def test_no_path_is_built_from_a_malformed_id(tmp_path: Path, avatar_id: str) -> None:
-    shutil.copytree(add_avatar(tmp_path / "in", "x"), tmp_path / "in" / "avatar_.." / "x")
+    shutil.copytree(add_avatar(tmp_path / "in", "x"), tmp_path / "in" / "y" / "x")
     with pytest.raises(AvatarIdError, match="is not an avatar id"):
         PackCache(tmp_path / "in", 1 << 30).get(avatar_id)
 
@@ -254,7 +254,7 @@ def test_an_unknown_avatar_is_named(tmp_path: Path) -> None:
 
 
 def test_a_pack_of_another_avatar_is_refused(tmp_path: Path) -> None:
-    add_avatar(tmp_path, "ann").rename(tmp_path / "avatar_bob")
+    add_avatar(tmp_path, "ann").rename(tmp_path / "bob")
     with pytest.raises(DamagedAvatarError) as caught:
         PackCache(tmp_path, 1 << 30).get("bob")
     assert "is of the avatar 'ann'" in str(caught.value.__cause__)
@@ -263,7 +263,7 @@ def test_a_pack_of_another_avatar_is_refused(tmp_path: Path) -> None:
 def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         add_avatar(tmp_path, name)
-    cache = PackCache(tmp_path, int(2.5 * AvatarPack(tmp_path / "avatar_a").nbytes))
+    cache = PackCache(tmp_path, int(2.5 * AvatarPack(tmp_path / "a").nbytes))
     first, second = cache.get("a"), cache.get("b")
     assert cache.get("a") is first
     cache.get("c")
@@ -401,7 +401,7 @@ def test_packs_may_go_idle_while_threads_ask_for_them(tmp_path: Path) -> None:
     for name in ("a", "b"):
         add_avatar(tmp_path, name)
     cache = PackCache(tmp_path, 1 << 30, idle_s=0.0005)
-    expected = {name: AvatarPack(tmp_path / f"avatar_{name}").frame_jpeg(0) for name in ("a", "b")}
+    expected = {name: AvatarPack(tmp_path / name).frame_jpeg(0) for name in ("a", "b")}
     wrong: list[str] = []
 
     def work(name: str) -> None:

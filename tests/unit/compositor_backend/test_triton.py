@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from compositor_backend.contract import parse_avatar
-from compositor_backend.errors import DamagedAvatarError, PackError, SettingsError, TensorError
+from compositor_backend.errors import BusyError, DamagedAvatarError, PackError, SettingsError, TensorError
 from tests.support import pb_utils
 from tests.support.pb_utils import Logger, Request
 
@@ -24,7 +24,8 @@ def triton() -> ModuleType:
     return pb_utils.import_bridge()
 
 
-def double(inputs: Arrays) -> Arrays:
+def double(inputs: Arrays, wanted: frozenset[str]) -> Arrays:
+    assert wanted <= {"Y", "Z", "W"}
     if (inputs["X"] < 0).any():
         raise TensorError("X holds -1; numbers from 0 are wanted")
     return {"Y": inputs["X"] * 2, "Z": inputs["X"].T}
@@ -35,7 +36,7 @@ def make_request(*values: float, outputs: tuple[str, ...] = ("Y",)) -> Request:
 
 
 def fail_with(error: Exception) -> Any:
-    def handle(inputs: Arrays) -> Arrays:
+    def handle(inputs: Arrays, wanted: frozenset[str]) -> Arrays:
         raise error
 
     return handle
@@ -68,7 +69,7 @@ def test_a_bad_request_fails_alone_with_its_sentence(triton: ModuleType) -> None
 
 def test_a_tensor_that_is_missing_is_the_callers_mistake(triton: ModuleType) -> None:
     bad, good = triton.serve([Request({"AVATAR": np.zeros(1)}, ("Y",)), make_request(1)], double)
-    assert bad.error.message() == "X is missing; it is wanted in every request"
+    assert bad.error.message() == "X is missing; every request must have it"
     assert bad.error.code() == pb_utils.TritonError.INVALID_ARG
     assert good.arrays["Y"].tolist() == [2]
     assert not Logger.errors
@@ -108,6 +109,32 @@ def test_a_damaged_avatar_is_answered_with_its_name_and_logged_with_the_file(tri
     assert logged == f"fault {found[1]}: /secret/avatar_may/faces.npy is damaged"
 
 
+def test_a_busy_server_is_unavailable(triton: ModuleType) -> None:
+    (response,) = triton.serve([make_request(1)], fail_with(BusyError("too much; retry later")))
+    assert response.error.code() == pb_utils.TritonError.UNAVAILABLE
+    assert response.error.message() == "too much; retry later"
+
+
+def test_a_request_may_be_answered_later(triton: ModuleType) -> None:
+    request = make_request(1)
+    exchange = triton.Exchange(request)
+    given = exchange.inputs["X"]
+    exchange.defer()
+    assert not np.shares_memory(exchange.inputs["X"], given), "Triton's memory is gone by then"
+    exchange.send(exchange.response({"Y": exchange.inputs["X"] * 2}))
+    assert request.sent.get_nowait().arrays["Y"].tolist() == [2]
+    assert not exchange.cancelled
+
+
+def test_figures_are_told_by_what_they_have_come_to(triton: ModuleType) -> None:
+    metrics = triton.Metrics({"model_name": "lipsync", "model_instance_name": "lipsync_0_0"})
+    count, size = metrics.counter("loads", "Loads"), metrics.gauge("size", "Size")
+    for value in (0, 2, 2, 5):
+        count(value)
+        size(10 - value)
+    assert (pb_utils.MetricFamily.values["loads"], pb_utils.MetricFamily.values["size"]) == (5, 5)
+
+
 def test_two_faults_have_two_ids(triton: ModuleType) -> None:
     first, second = triton.serve([make_request(1), make_request(1)], fail_with(ValueError()))
     assert first.error.message() != second.error.message()
@@ -129,7 +156,7 @@ def test_an_array_that_is_not_contiguous_is_sent_whole(triton: ModuleType) -> No
 def test_an_avatar_id_that_is_not_utf_8_reaches_the_check_as_bytes(triton: ModuleType) -> None:
     avatar = np.array([b"\xff\xfe"], object)
     (response,) = triton.serve(
-        [Request({"AVATAR": avatar}, ("ID",))], lambda inputs: {"ID": parse_avatar(inputs["AVATAR"])}
+        [Request({"AVATAR": avatar}, ("ID",))], lambda inputs, wanted: {"ID": parse_avatar(inputs["AVATAR"])}
     )
     assert response.error.message() == r"AVATAR b'\xff\xfe' is not UTF-8"
 
@@ -137,7 +164,7 @@ def test_an_avatar_id_that_is_not_utf_8_reaches_the_check_as_bytes(triton: Modul
 def test_bytes_keep_their_trailing_zeros(triton: ModuleType) -> None:
     jpeg = np.empty(1, object)
     jpeg[0] = b"\xff\xd8\0\0"
-    (response,) = triton.serve([Request({}, ("JPEG",))], lambda inputs: {"JPEG": jpeg})
+    (response,) = triton.serve([Request({}, ("JPEG",))], lambda inputs, wanted: {"JPEG": jpeg})
     assert response.arrays["JPEG"][0] == b"\xff\xd8\0\0"
 
 
