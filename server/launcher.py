@@ -29,7 +29,7 @@ from server.command import (
     triton_environment,
 )
 from server.errors import StartError, TritonSilentError
-from server.installation import Installation, find_installation
+from server.installation import STUB, Installation, find_installation
 from server.log_reason import find_reason
 from server.processes import Stub, kill_stubs, stubs, tritonserver
 from server.settings import ServerSettings
@@ -213,6 +213,8 @@ class TritonServer:
             try:
                 lay_out_backends(installation, run_folder / BACKENDS)
                 lay_out_models(self.settings.model_repository, run_folder / MODELS)
+                if not os.access(run_folder / BACKENDS / "python" / STUB, os.X_OK):
+                    raise StartError(f"programs cannot be run from {temporary}: it is mounted noexec")
             except BaseException:
                 shutil.rmtree(run_folder, ignore_errors=True)
                 raise

@@ -34,9 +34,9 @@ class Http(Protocol):
 
 @dataclass(frozen=True)
 class Answers:
-    """What Triton said: the counts of its models, None if it did not tell them, and who did not answer."""
+    """What Triton said: frames drawn so far, None if it did not tell, and who did not answer."""
 
-    counts: list[ModelCounts] | None = None
+    frames: int | None = None
     missing: frozenset[str] = frozenset()
 
 
@@ -46,6 +46,7 @@ class _Asked:
 
     successes: int = -1
     answered_s: float = field(default=float("-inf"))
+    probes: int = 0
 
 
 class AnswerWatch:
@@ -96,8 +97,8 @@ class AnswerWatch:
             name: self._silences.get(name) or Silence(now_s, self._vitals(name)) for name in answers.missing
         }
         self._silences = {**kept, **missing}
-        if answers.counts is not None:
-            self._on_frames(sum(count.rows for count in answers.counts if count.name == LIPSYNC_MODEL.name))
+        if answers.frames is not None:
+            self._on_frames(answers.frames)
 
     def _ask(self, silent: frozenset[str]) -> Answers:
         """In the background."""
@@ -107,8 +108,13 @@ class AnswerWatch:
             return Answers(missing=frozenset({TRITON}))
         except TritonRefusedError:  # it answers; a new one would say the same
             return Answers()
+        frames = sum(self._frames(count) for count in counts if count.name == LIPSYNC_MODEL.name)
         missing = (count.name for count in counts if count.name in _PYTHON and not self._alive(count, silent))
-        return Answers(counts, frozenset(missing))
+        return Answers(frames, frozenset(missing))
+
+    def _frames(self, count: ModelCounts) -> int:
+        """What a model has drawn: Triton counts the row of a probe that the model refused too."""
+        return count.rows - self._asked[count.name].probes if count.name in self._asked else count.rows
 
     def _alive(self, count: ModelCounts, silent: frozenset[str]) -> bool:
         """Whether a model has answered somebody since it was last asked, or answers a probe, if one is due."""
@@ -118,6 +124,7 @@ class AnswerWatch:
         asked.successes = count.successes
         due = count.name in silent or now_s - asked.answered_s >= PROBE_EACH_S
         if not served and due:
+            asked.probes += 1
             try:
                 self._http.probe(count.name)
             except TritonSilentError:

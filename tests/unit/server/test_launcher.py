@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import threading
@@ -47,6 +48,18 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(StartError, match=r"triton\.log"):
         TritonServer(settings).start()
+
+
+def test_a_temporary_folder_that_runs_no_programs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    # What access(2) says of a program on a file system that is mounted noexec.
+    monkeypatch.setattr("os.access", lambda _path, mode: mode != os.X_OK)
+    settings = ServerSettings(grpc_port=0, http_port=0, metrics_port=0)
+    with pytest.raises(StartError, match="noexec"):
+        TritonServer(settings).start()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_stopping_what_never_started_is_no_error() -> None:

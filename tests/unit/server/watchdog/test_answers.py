@@ -32,7 +32,11 @@ class FakeHttp:
     def counts(self) -> list[ModelCounts]:
         if self.error is not None:
             raise self.error
-        return [ModelCounts(name, count, 5 * count) for name, count in self.successes.items()]
+        # A request has five rows, a probe one.
+        return [
+            ModelCounts(name, count, 5 * count + self.probed.count(name))
+            for name, count in self.successes.items()
+        ]
 
     def probe(self, model: str) -> None:
         self.probed.append(model)
@@ -157,10 +161,11 @@ def test_who_has_no_file_left_to_ask_with_does_not_take_that_for_silence(scene: 
     assert scene.pass_s(60) == ""
 
 
-def test_frames_are_the_rows_that_the_networks_drew(scene: Scene) -> None:
+def test_frames_are_the_rows_that_the_networks_drew_and_not_those_of_probes(scene: Scene) -> None:
     scene.http.successes.update(lipsync=3, avatar=9)
-    scene.pass_s(1)
-    assert scene.frames == [15]
+    scene.pass_s(10 * PROBE_EACH_S)
+    assert scene.http.probed.count("lipsync") > 5
+    assert set(scene.frames) == {15}
 
 
 def test_requests_that_are_under_way_are_waited_for(scene: Scene) -> None:
