@@ -6,9 +6,13 @@ segment that ends in a restart marker, so a segment can be exchanged without tou
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from compositor_backend.errors import PackError
 
@@ -138,6 +142,11 @@ class Region:
         """The same as x1, y1, x2, y2."""
         return self.x1, self.y1, self.x2, self.y2
 
+    def within(self, around: Region, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Its part of the pixels (uint8 [H,W,3]) of a region that it lies in."""
+        x, y = self.x1 - around.x1, self.y1 - around.y1
+        return pixels[y : y + self.height, x : x + self.width]
+
 
 @dataclass(frozen=True)
 class SegmentGrid:
@@ -160,7 +169,12 @@ class SegmentGrid:
     @property
     def segment_width(self) -> int:
         """Width of a segment in px."""
-        return self.interval * MCU_SIZES_PX[self.subsampling][0]
+        return self.interval * self.mcu_width
+
+    @property
+    def mcu_width(self) -> int:
+        """Width of an MCU in px."""
+        return MCU_SIZES_PX[self.subsampling][0]
 
     @property
     def mcu_height(self) -> int:
@@ -170,7 +184,7 @@ class SegmentGrid:
     @property
     def mcus_per_row(self) -> int:
         """MCUs in a row, the last of which may reach beyond the frame."""
-        return math.ceil(self.width / MCU_SIZES_PX[self.subsampling][0])
+        return math.ceil(self.width / self.mcu_width)
 
     @property
     def rows(self) -> int:
@@ -189,8 +203,15 @@ class SegmentGrid:
 
     def region(self, box: Box) -> Region:
         """`box` (inside the frame, not empty) grown to whole segments and clipped to the frame."""
+        return self._grown(box, self.segment_width)
+
+    def mcu_region(self, box: Box) -> Region:
+        """`box` (inside the frame, not empty) grown to whole MCUs and clipped to the frame: one segment a row."""
+        return dataclasses.replace(self._grown(box, self.mcu_width), column=0, columns=1)
+
+    def _grown(self, box: Box, step_x: int) -> Region:
         x1, y1, x2, y2 = box
-        step_x, step_y = self.segment_width, self.mcu_height
+        step_y = self.mcu_height
         column, row = x1 // step_x, y1 // step_y
         end_column, end_row = math.ceil(x2 / step_x), math.ceil(y2 / step_y)
         return Region(

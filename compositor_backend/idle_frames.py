@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
-from compositor_backend.compositor import frame_outputs
+from compositor_backend.compositor import Makers, as_boxes, as_bytes, made
 from compositor_backend.contract import (
     AVATAR,
     AVATAR_KEY,
     FRAME_INDEX,
     JPEG,
+    RECT,
     REGION,
+    REGION_RECT,
     check_frame_index,
     parse_avatar,
 )
@@ -44,25 +45,24 @@ class IdleFrames:
         frame_index = check_frame_index(inputs[FRAME_INDEX.name])
 
         def answer(pack: AvatarPack) -> dict[str, NDArray[Any]]:
-            template = template_frames(frame_index, pack.frames)
             if wanted & {JPEG.name, REGION.name}:
                 _check_drawn_by_its_network(pack)
-            drawn = [_IdleFrame(pack, frame) for frame in template.tolist()]
-            return frame_outputs(pack, template, drawn, wanted)
+            template = template_frames(frame_index, pack.frames)
+            frames = template.tolist()
+            makers: Makers = {
+                JPEG.name: lambda: as_bytes([pack.idle_jpeg(frame) for frame in frames]),
+                RECT.name: lambda: pack.rects[template],
+                REGION.name: lambda: as_bytes([_idle_region(pack, frame) for frame in frames]),
+                REGION_RECT.name: lambda: as_boxes(pack.regions[frame] for frame in frames),
+            }
+            return made(makers, wanted)
 
         return self._packs.use(parse_avatar(inputs[AVATAR.name]), answer)
 
 
-@dataclass(frozen=True, eq=False)
-class _IdleFrame:
-    pack: AvatarPack
-    frame: int
-
-    def jpeg(self) -> bytes:
-        return self.pack.idle_jpeg(self.frame)
-
-    def region_jpeg(self) -> bytes:
-        return alone(self.pack.header, self.pack.regions[self.frame], self.pack.idle_segments(self.frame))
+def _idle_region(pack: AvatarPack, frame: int) -> bytes:
+    """The segments that idle frames differ by: they hold all that a mouth may change, and up to three MCUs more."""
+    return alone(pack.header, pack.regions[frame], pack.idle_segments(frame))
 
 
 def _check_drawn_by_its_network(pack: AvatarPack) -> None:

@@ -41,6 +41,12 @@ def _plan(grid: SegmentGrid, region: Region) -> _Plan:
     return _Plan(kept, np.concatenate(codes))
 
 
+@lru_cache(maxsize=4096)
+def _codes_alone(segments: int) -> NDArray[np.uint8]:
+    """Second bytes of the markers of a picture of that many segments."""
+    return marker_codes(0, segments, segments)
+
+
 @dataclass(frozen=True, eq=False)
 class Segments:
     """Newly encoded segments, one after another: `data` uint8 [·], `markers` the offset of each one's marker."""
@@ -88,7 +94,7 @@ def alone(header: Header, region: Region, segments: Segments, first: int = 0) ->
         raise PackError(f"expected {region.segments} JPEG segments, got {markers.size}")
     start = int(segments.markers[first - 1]) + MARKER_BYTES if first else 0
     scan = segments.data[start : int(markers[-1]) + MARKER_BYTES].copy()
-    scan[markers - start + 1] = marker_codes(0, region.segments, region.segments)
+    scan[markers - start + 1] = _codes_alone(region.segments)
     return header.of_size(region.width, region.height) + scan.tobytes()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from compositor_backend.blend import paste
-from compositor_backend.compositor import Compositor, compose
+from compositor_backend.compositor import Compositor, changed_region, compose, compose_regions
 from compositor_backend.errors import TensorError, UnknownAvatarError, WrongNetworkError
 from compositor_backend.geometry import FAMILIES
 from compositor_backend.idle_frames import IdleFrames
@@ -64,6 +65,25 @@ def assert_same_picture(spliced: bytes, whole: bytes) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+def part_of(planes: list[Pixels], box: Box) -> list[Pixels]:
+    """A region's part of a frame's planes, the last two of which may be smaller."""
+    x1, y1, x2, y2 = box
+    shrunk = [
+        (round(planes[0].shape[1] / plane.shape[1]), round(planes[0].shape[0] / plane.shape[0]))
+        for plane in planes
+    ]
+    return [
+        plane[y1 // by : math.ceil(y2 / by), x1 // bx : math.ceil(x2 / bx)]
+        for plane, (bx, by) in zip(planes, shrunk, strict=True)
+    ]
+
+
+def assert_same_part(region: bytes, box: Box, whole: list[Pixels]) -> None:
+    """A region holds the frame's own samples, to the bit: luma and chroma as they are before they are interpolated."""
+    for ours, theirs in zip(ffmpeg_planes(region), part_of(whole, box), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def boxes_everywhere(width: int, height: int, side: int) -> list[Box]:
     """A box in the middle, off every grid, and one in each corner."""
     places = [
@@ -81,9 +101,15 @@ def assert_equals_full_encode(folder: Path, width: int, height: int, side: int, 
     frames = [textured(width, height, seed) for seed in range(len(boxes))]
     faces = mouths(len(boxes), 320)
     with open_avatar(folder, frames, boxes, subsampling=subsampling) as pack:
-        jpegs = compose(pack, np.arange(len(boxes)), faces, keys(len(boxes)))
-    for jpeg, frame, box, face in zip(jpegs, frames, boxes, faces, strict=True):
-        assert_same_picture(jpeg, full_encode(composited(frame, box, face), subsampling))
+        drawn = np.arange(len(boxes)), faces, keys(len(boxes))
+        jpegs, regions = compose(pack, *drawn), compose_regions(pack, *drawn)
+        places = [changed_region(pack, number).box for number in range(len(boxes))]
+    for jpeg, frame, box, face, region, place in zip(
+        jpegs, frames, boxes, faces, regions, places, strict=True
+    ):
+        whole = full_encode(composited(frame, box, face), subsampling)
+        assert_same_picture(jpeg, whole)
+        assert_same_part(region, place, ffmpeg_planes(whole))
 
 
 @pytest.mark.parametrize(
@@ -145,8 +171,11 @@ def test_any_frame_and_box_decode_to_the_pixels_of_a_full_encode(
     }
     with open_avatar(tmp_path_factory.mktemp("any"), [frame], [box], **options) as pack:
         (jpeg,) = compose(pack, np.array([0]), face, keys(1))
+        (region,) = compose_regions(pack, np.array([0]), face, keys(1))
+        place = changed_region(pack, 0).box
     whole = full_encode(composited(frame, box, face[0], family="160"), subsampling, quality)
     np.testing.assert_array_equal(libjpeg_pixels(jpeg), libjpeg_pixels(whole))
+    assert_same_part(region, place, ffmpeg_planes(whole))
 
 
 def test_pillow_reads_the_frame_without_complaint(tmp_path: Path) -> None:
@@ -274,33 +303,77 @@ def test_frames_whose_regions_differ_are_composed_as_if_alone(tmp_path: Path) ->
 REGION = frozenset({"REGION", "REGION_RECT"})
 
 
-@pytest.mark.parametrize("subsampling", ["420", "422", "444"])
-@pytest.mark.parametrize(("width", "height"), [(160, 128), (163, 117), (320, 107)])
-def test_a_region_drawn_over_an_idle_frame_gives_the_same_picture(
-    tmp_path: Path, subsampling: str, width: int, height: int
+@pytest.mark.parametrize(
+    ("width", "height", "side", "subsampling"),
+    [
+        *[
+            (1280, 720, 181, "420"),
+            (1920, 1080, 270, "420"),
+            (720, 1280, 190, "420"),
+            (3840, 2160, 541, "420"),
+        ],
+        *[(854, 480, 119, "420"), (848, 480, 97, "420"), (641, 479, 97, "420"), (110, 107, 97, "420")],
+        *[(1280, 720, 167, way) for way in ("422", "444")],
+        *[(1366, 767, 167, way) for way in ("420", "422", "444")],
+    ],
+)
+def test_a_region_drawn_over_an_idle_frame_gives_the_frame(
+    tmp_path: Path, width: int, height: int, side: int, subsampling: str
 ) -> None:
-    """Exactly so inside; at its edge a decoder's interpolation of chroma looks a pixel or two across."""
-    boxes = boxes_everywhere(width, height, 60)
+    """To the bit, but for the pixels next to the region's edge, on either side, where chroma is smaller than luma.
+
+    Such chroma is interpolated there: a decoder that sees the whole frame takes in the sample across the edge. With
+    libjpeg's triangle of 3/4 and 1/4 that is a quarter of the step there, and in a corner half of it.
+    """
+    boxes = boxes_everywhere(width, height, side)
     frames = [textured(width, height, seed) for seed in range(len(boxes))]
     folder = write_avatar(tmp_path, frames, boxes, subsampling=subsampling)
     write_idle(folder, [mouths(len(boxes), 320, seed=9)])
     inputs = request(list(range(len(boxes))))
-    drawn = Compositor(PackCache(tmp_path, 1 << 30))(inputs, REGION | JPEG)
-    idle = IdleFrames(PackCache(tmp_path, 1 << 30))(inputs, JPEG)
-    sides = {"420": (2, 2), "422": (2, 0), "444": (0, 0)}[subsampling]
-    for jpeg, region, rect, still in zip(
+    cache = PackCache(tmp_path, 1 << 30)
+    drawn, idle = Compositor(cache)(inputs, REGION | JPEG), IdleFrames(cache)(inputs, JPEG)
+    across = {"420": (1, 1), "422": (1, 0), "444": (0, 0)}[subsampling]
+    for whole, region, box, still in zip(
         drawn["JPEG"], drawn["REGION"], drawn["REGION_RECT"].tolist(), idle["JPEG"], strict=True
     ):
-        x1, y1, x2, y2 = rect
-        picture, whole = libjpeg_pixels(still).copy(), libjpeg_pixels(jpeg)
-        picture[y1:y2, x1:x2] = libjpeg_pixels(region)
-        off = np.abs(picture.astype(int) - whole).max(axis=2)
-        bleed_x, bleed_y = sides
-        left, right = x1 + (bleed_x if x1 else 0), x2 - (bleed_x if x2 < width else 0)
-        top, bottom = y1 + (bleed_y if y1 else 0), y2 - (bleed_y if y2 < height else 0)
-        assert not off[top:bottom, left:right].any()
-        off[max(0, y1 - bleed_y) : y2 + bleed_y, max(0, x1 - bleed_x) : x2 + bleed_x] = 0
-        assert not off.any()
+        off = drawn_over(still, region, box).astype(int) - libjpeg_pixels(whole)
+        near = near_edge(box, width, height, across)
+        assert not off[~near].any()
+        step = chroma_step(ffmpeg_planes(whole), ffmpeg_planes(still), box)
+        assert np.abs(off).max() <= 1.772 * (step / 2 + 1) + 1, "1.772 is how strong Cb is in blue"
+
+
+def drawn_over(picture: bytes, region: bytes, box: Box) -> Pixels:
+    x1, y1, x2, y2 = box
+    pixels = libjpeg_pixels(picture).copy()
+    pixels[y1:y2, x1:x2] = libjpeg_pixels(region)
+    return pixels
+
+
+def near_edge(box: Box, width: int, height: int, across: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which pixels lie that near to an edge of the box which is none of the frame's."""
+    x1, y1, x2, y2 = box
+    near = np.zeros((height, width), bool)
+    bx, by = across
+    near[max(0, y1 - by) : y2 + by, max(0, x1 - bx) : x2 + bx] = True
+    near[y1 + by * (y1 > 0) : y2 - by * (y2 < height), x1 + bx * (x1 > 0) : x2 - bx * (x2 < width)] = False
+    return near
+
+
+def chroma_step(whole: list[Pixels], still: list[Pixels], box: Box) -> int:
+    """By how much chroma inside the box's edges differs from that across them, and from the idle frame's, at most."""
+    step = 0
+    for new, old in zip(whole[1:], still[1:], strict=True):
+        bx, by = round(whole[0].shape[1] / new.shape[1]), round(whole[0].shape[0] / new.shape[0])
+        x1, y1, x2, y2 = box[0] // bx, box[1] // by, math.ceil(box[2] / bx), math.ceil(box[3] / by)
+        lines = [(new, old, inside, outside) for inside, outside in ((y1, y1 - 1), (y2 - 1, y2))]
+        lines += [(new.T, old.T, inside, outside) for inside, outside in ((x1, x1 - 1), (x2 - 1, x2))]
+        for drawn, idle, inside, outside in lines:
+            edge = drawn[inside].astype(int)
+            step = max(step, np.abs(edge - idle[inside]).max())
+            if 0 <= outside < len(drawn):
+                step = max(step, np.abs(edge - drawn[outside]).max())
+    return step
 
 
 def test_a_region_is_whole_mcus_and_no_frame_is_made_for_it(
@@ -316,13 +389,42 @@ def test_a_region_is_whole_mcus_and_no_frame_is_made_for_it(
         assert next(plane.shape for plane in ffmpeg_planes(region)) == (y2 - y1, x2 - x1)
 
 
-def test_idle_regions_are_those_of_idle_frames(tmp_path: Path) -> None:
-    boxes = boxes_everywhere(160, 128, 60)
-    folder = write_avatar(tmp_path, [textured(160, 128, seed) for seed in range(5)], boxes)
-    faces = mouths(5, 320)
-    write_idle(folder, [faces])
-    inputs = request(list(range(5)), MOUTH=faces)
-    cache = PackCache(tmp_path, 1 << 30)
-    assert IdleFrames(cache)(inputs, REGION)["REGION"].tolist() == (
-        Compositor(cache)(inputs, REGION)["REGION"].tolist()
-    )
+def test_regions_hold_the_face_box_and_little_more(avatars: Path) -> None:
+    answer = Compositor(PackCache(avatars, 1 << 30))(request([0, 1, 2, 3]), REGION | {"RECT"})
+    for (x1, y1, x2, y2), (left, top, right, bottom) in zip(
+        answer["REGION_RECT"], answer["RECT"], strict=True
+    ):
+        assert 0 <= left - x1 < 16
+        assert 0 <= top - y1 < 16
+        assert 0 <= x2 - right < 16
+        assert 0 <= y2 - bottom < 16
+
+
+def test_a_region_is_a_file_of_its_own_whatever_it_is_encoded_with(tmp_path: Path) -> None:
+    """Regions of two widths, some at the ragged bottom, and more of one width than are encoded together."""
+    boxes = [(30 + 3 * n, 20 + n, 90 + 3 * n, 80 + n) for n in range(20)] + [(30, 40, 90, 107)] * 3
+    frames = [textured(320, 107, seed) for seed in range(len(boxes))]
+    faces = mouths(len(boxes), 320)
+    with open_avatar(tmp_path, frames, boxes) as pack:
+        assert len({changed_region(pack, n).width for n in range(len(boxes))}) > 1
+        together = compose_regions(pack, np.arange(len(boxes)), faces, keys(len(boxes)))
+        for n, jpeg in enumerate(together):
+            assert compose_regions(pack, np.array([n]), faces[n : n + 1], keys(1)) == [jpeg]
+            region = changed_region(pack, n)
+            assert Image.open(io.BytesIO(jpeg)).size == (region.width, region.height)
+
+
+@pytest.mark.parametrize("wanted", [{"JPEG"}, {"REGION"}, {"RECT"}, {"REGION_RECT"}, {"JPEG", "REGION_RECT"}])
+def test_only_what_is_wanted_is_made(avatars: Path, wanted: set[str]) -> None:
+    cache = PackCache(avatars, 1 << 30)
+    whole = Compositor(cache)(request([0, 1]), frozenset({"JPEG", "RECT", "REGION", "REGION_RECT"}))
+    answer = Compositor(cache)(request([0, 1]), frozenset(wanted))
+    assert set(answer) == wanted
+    for name in wanted:
+        assert answer[name].tolist() == whole[name].tolist()
+
+
+@pytest.mark.parametrize("wanted", ["JPEG", "RECT", "REGION", "REGION_RECT"])
+def test_whatever_is_wanted_a_strange_mouth_is_refused(avatars: Path, wanted: str) -> None:
+    with pytest.raises(WrongNetworkError):
+        Compositor(PackCache(avatars, 1 << 30))(request([0], AVATAR_KEY=keys(1, 99)), frozenset({wanted}))

@@ -103,6 +103,16 @@ def test_a_region_at_ragged_edges_ends_with_the_frame() -> None:
     assert region.row + region.rows == grid.rows
 
 
+def test_a_region_of_whole_mcus_by_hand() -> None:
+    grid = SegmentGrid(1280, 720, "420", 4)
+    region = grid.mcu_region((500, 220, 680, 400))
+    assert region.box == (496, 208, 688, 400)
+    assert (region.rows, region.segments) == (12, 12)
+    pixels = np.arange(256 * 192 * 3).astype(np.uint8).reshape(192, 256, 3)
+    part = region.within(grid.region((500, 220, 680, 400)), pixels)
+    np.testing.assert_array_equal(part, pixels[:, 48:240])
+
+
 @given(st.data())
 def test_a_region_is_the_least_number_of_whole_segments(data: st.DataObject) -> None:
     subsampling = data.draw(st.sampled_from(["420", "422", "444"]))

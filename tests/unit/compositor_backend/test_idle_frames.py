@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compositor_backend.compositor import compose
+from compositor_backend.compositor import changed_region, compose
 from compositor_backend.errors import (
     NoIdleFramesError,
     PackError,
@@ -22,6 +22,7 @@ from compositor_backend.manifest import Manifest
 from compositor_backend.pack import AvatarPack, PackCache
 from export.pack_writer import write_idle
 from tests.support.scenes import KEY, keys, mouths, textured, write_avatar
+from tests.unit.compositor_backend.test_compositor import assert_same_part, ffmpeg_planes
 from tests.unit.compositor_backend.test_pack import rewrite
 
 FRAMES = 11
@@ -38,10 +39,12 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def ask(folder: Path, *positions: int, avatar: bytes = b"ann") -> dict[str, NDArray[Any]]:
+def ask(
+    folder: Path, *positions: int, avatar: bytes = b"ann", wanted: tuple[str, ...] = ("JPEG", "RECT")
+) -> dict[str, NDArray[Any]]:
     model = IdleFrames(PackCache(folder.parent, 1 << 30))
     inputs = {"AVATAR": np.array([avatar], object), "FRAME_INDEX": np.array(positions, np.int32)}
-    return model(inputs, frozenset({"JPEG", "RECT"}))
+    return model(inputs, frozenset(wanted))
 
 
 def test_a_frame_is_what_the_compositor_makes_of_its_mouth(folder: Path) -> None:
@@ -51,6 +54,27 @@ def test_a_frame_is_what_the_compositor_makes_of_its_mouth(folder: Path) -> None
         composed = compose(pack, np.arange(FRAMES), MOUTHS, keys(FRAMES))
     assert answer["JPEG"].tolist() == [*composed, *composed[-2:-5:-1]]
     assert answer["RECT"].tolist() == [list(box) for box in [*BOXES, *BOXES[-2:-5:-1]]]
+
+
+def test_a_region_is_the_frames_own_part(folder: Path) -> None:
+    """And holds what `avatar` changes of that frame, so that either can be drawn over the other."""
+    answer = ask(folder, *range(FRAMES), wanted=("JPEG", "REGION", "REGION_RECT"))
+    with AvatarPack(folder) as pack:
+        for number, (jpeg, region, box) in enumerate(
+            zip(answer["JPEG"], answer["REGION"], answer["REGION_RECT"].tolist(), strict=True)
+        ):
+            assert_same_part(region, tuple(box), ffmpeg_planes(jpeg))
+            x1, y1, x2, y2 = changed_region(pack, number).box
+            assert (box[0] <= x1, box[1] <= y1, x2 <= box[2], y2 <= box[3]) == (True,) * 4
+
+
+def test_boxes_need_no_idle_frames(tmp_path: Path) -> None:
+    folder = write_avatar(tmp_path, [textured(64, 48, 1)], [(10, 10, 40, 40)], family="160")
+    answer = ask(folder, 0, 1, wanted=("RECT", "REGION_RECT"))
+    assert answer["RECT"].tolist() == [[10, 10, 40, 40]] * 2
+    assert answer["REGION_RECT"].tolist() == [[0, 0, 64, 48]] * 2
+    with pytest.raises(NoIdleFramesError):
+        ask(folder, 0, wanted=("REGION",))
 
 
 def test_an_avatar_without_them_is_named(tmp_path: Path) -> None:
