@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ class Catalog:
 
     def __init__(self, avatars_folder: Path) -> None:
         self._folder = avatars_folder
+        self._known: dict[str, _Known] = {}
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]], wanted: frozenset[str]) -> dict[str, NDArray[Any]]:
         """Answer one request; a `RequestError` says what is wrong with it."""
@@ -30,42 +33,58 @@ class Catalog:
             entries = [self._one(parse_avatar(inputs[AVATAR.name]))]
         else:
             offset = _number(inputs, OFFSET.name, 0, 0, 2**31 - 1)
-            entries = self._page(offset, _number(inputs, LIMIT.name, MAX_LIMIT, 1, MAX_LIMIT))
+            limit = _number(inputs, LIMIT.name, MAX_LIMIT, 1, MAX_LIMIT)
+            entries = list(islice(self._all(), offset, offset + limit))
         found = np.empty(len(entries), object)
         found[:] = entries
         return {MANIFEST.name: found}
 
     def _one(self, avatar_id: str) -> bytes:
-        folder = self._folder / avatar_id
-        if not (folder / MANIFEST_NAME).is_file():
-            raise UnknownAvatarError(f"AVATAR {avatar_id!r} is not on this server")
         try:
-            return _entry(avatar_id, folder)
+            return _entry(avatar_id, self._folder / avatar_id)
         except PackError as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                raise UnknownAvatarError(f"AVATAR {avatar_id!r} is not on this server") from None
             raise DamagedAvatarError(f"AVATAR {avatar_id!r} is damaged on this server") from error
 
-    def _page(self, offset: int, limit: int) -> list[bytes]:
-        """Folders that are no avatars, or damaged ones, take no place in the count."""
-        found: list[bytes] = []
-        skipped = 0
-        for avatar_id in self._list():
-            folder = self._folder / avatar_id
-            if skipped < offset:
-                skipped += (folder / MANIFEST_NAME).is_file()
-                continue
-            with suppress(PackError):
-                found.append(_entry(avatar_id, folder))
-            if len(found) == limit:
-                break
-        return found
+    def _all(self) -> Iterator[bytes]:
+        """Every avatar; folders that are none, or damaged ones, take no place in the count."""
+        names = self._list()
+        if len(self._known) > len(names):
+            self._known = {name: self._known[name] for name in names if name in self._known}
+        for avatar_id in names:
+            entry = self._current(avatar_id)
+            if entry is not None:
+                yield entry
 
     def _list(self) -> list[str]:
         """Names in the folder that are ids, sorted."""
-        with suppress(OSError):
-            return sorted(
-                path.name for path in self._folder.iterdir() if AVATAR_ID_PATTERN.fullmatch(path.name)
-            )
+        with suppress(FileNotFoundError):
+            return sorted(filter(AVATAR_ID_PATTERN.fullmatch, os.listdir(self._folder)))  # noqa: PTH208 - names alone
         return []
+
+    def _current(self, avatar_id: str) -> bytes | None:
+        """What a client is told of an avatar, None of what is none: read again only where the manifest is another."""
+        path = f"{self._folder}/{avatar_id}/{MANIFEST_NAME}"
+        try:
+            status = os.stat(path)  # noqa: PTH116 - for thousands at a time
+        except OSError:
+            return None
+        state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        known = self._known.get(avatar_id)
+        if known is None or known.state != state:
+            entry = None
+            with suppress(PackError):
+                entry = _entry(avatar_id, self._folder / avatar_id)
+            known = self._known[avatar_id] = _Known(state, entry)
+        return known.entry
+
+
+class _Known(NamedTuple):
+    """A manifest's state on disk, and what it says: None if it is damaged."""
+
+    state: tuple[int, ...]
+    entry: bytes | None
 
 
 def _entry(avatar_id: str, folder: Path) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 
 from compositor_backend.catalog import Catalog
 from compositor_backend.errors import AvatarIdError, DamagedAvatarError, TensorError, UnknownAvatarError
+from compositor_backend.manifest import Manifest
 from tests.support.scenes import textured, write_avatar
 
 ALL = frozenset({"MANIFEST"})
@@ -61,6 +62,40 @@ def test_pages_cover_all_of_them_once(tmp_path: Path) -> None:
     assert [avatar for page in pages for avatar in page] == [f"a{number}" for number in range(7)]
 
 
+def test_pages_do_not_shift_by_what_is_damaged(tmp_path: Path) -> None:
+    for name in "abcdef":
+        add(tmp_path, name)
+    for name in "ac":
+        (tmp_path / name / "avatar.json").write_text("{")
+    catalog = Catalog(tmp_path)
+    assert [listed(catalog, OFFSET=offset, LIMIT=2) for offset in (0, 2, 4)] == [["b", "d"], ["e", "f"], []]
+    assert listed(catalog, OFFSET=2**31 - 1) == []
+
+
+def test_manifests_are_read_once_and_again_where_they_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def load(folder: Path) -> Manifest:
+        read.append(folder.name)
+        return Manifest.from_json((folder / "avatar.json").read_text())
+
+    for name in ("ann", "bob", "cat"):
+        add(tmp_path, name)
+    catalog = Catalog(tmp_path)
+    monkeypatch.setattr("compositor_backend.catalog.Manifest.load", load)
+    assert listed(catalog) == listed(catalog) == ["ann", "bob", "cat"]
+    assert read == ["ann", "bob", "cat"]
+    shutil.rmtree(tmp_path / "bob")
+    (tmp_path / "cat" / "avatar.json").write_text("{")
+    assert listed(catalog) == ["ann"]
+    (tmp_path / "cat" / "avatar.json").unlink()
+    add(tmp_path / "new", "cat").joinpath("avatar.json").rename(tmp_path / "cat" / "avatar.json")
+    assert listed(catalog) == ["ann", "cat"]
+    assert read[3:] == ["cat", "cat"]
+
+
 def test_an_avatar_is_described(tmp_path: Path) -> None:
     add(tmp_path, "ann")
     assert one(Catalog(tmp_path), b"ann") == {
@@ -77,6 +112,9 @@ def test_one_that_is_asked_for_is_named_in_errors(tmp_path: Path) -> None:
         one(catalog, b"ann")
     with pytest.raises(UnknownAvatarError, match="'bob'"):
         one(catalog, b"bob")
+    (tmp_path / "file").touch()
+    with pytest.raises(UnknownAvatarError, match="'file'"):
+        one(catalog, b"file")
     with pytest.raises(AvatarIdError):
         one(catalog, b"../x")
 
