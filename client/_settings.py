@@ -36,7 +36,8 @@ class RetryPolicy:
     Requests carry no state, so each may be sent any number of times. The times count from the first failure of that
     kind; 0 means no retry. Of several servers all are tried before each pause. Nothing else is sent again.
 
-    - `unavailable_s`: While no server is available: one whose process died is back in 2 to 15 s.
+    - `unavailable_s`: While no server is available: one whose process died is back in 2 to 15 s, and later if that goes
+      on happening.
     - `connect_s`: The same as long as no server has ever answered this client, since the address may be wrong.
     - `busy_s`: While servers have more to do than they can.
     - `first_delay_s`: The pause before the second try.
@@ -45,7 +46,7 @@ class RetryPolicy:
     - `jitter`: Share of each pause, 0 to 1, that is cut at random, so that clients do not all come back at once.
     """
 
-    unavailable_s: float = 30.0
+    unavailable_s: float = 60.0
     connect_s: float = 3.0
     busy_s: float = 1.0
     first_delay_s: float = 0.1
