@@ -14,7 +14,6 @@ PIP := $(PY) -m pip install --quiet --quiet --disable-pip-version-check --constr
 
 AVATARS ?= avatars
 OUT ?= out
-AVATAR ?= demo
 AUDIO ?= export/demo/speech/hello.flac
 ONNXRUNTIME ?= cpu
 PERF = $(PY) -m perf
@@ -76,13 +75,13 @@ avatar: install ## Build the demo avatar into avatars/
 
 demo: avatar ## Say a sentence: out/demo/demo.mp4, out/demo/frames/, out/demo/report.json
 	@mkdir -p $(OUT)/demo
-	@$(PY) -m server --avatars $(AVATARS) --load demo --grpc-port 0 --http-port 0 --metrics-port 0 --health-port 0 \
+	@$(PY) -m server --avatars $(AVATARS) --grpc-port 0 --http-port 0 --metrics-port 0 --health-port 0 \
 	  --log $(OUT)/demo/triton.log -- \
 	  $(PY) -m client speak --avatar demo --audio $(AUDIO) --out $(OUT)/demo/frames \
 	  --first-chunk 5 --mp4 $(OUT)/demo/demo.mp4 --report $(OUT)/demo/report.json
 
 serve: avatar ## Serve the demo avatar until Ctrl-C
-	@$(PY) -m server --avatars $(AVATARS) --load $(AVATAR) --hints
+	@$(PY) -m server --avatars $(AVATARS) --hints
 
 contact-sheet: $(VENV)/.serving-$(ONNXRUNTIME) ## Draw the README's picture from the last demo run
 	@$(PY) -m export contact-sheet --frames $(OUT)/demo/frames --audio $(AUDIO) --out docs/contact-sheet.png
@@ -99,14 +98,8 @@ unit: $(VENV)/.test ## The tests that need no Triton
 	@$(PY) -m pytest -m 'not functional'
 
 # LIPSTREAM_PATIENCE: how many times longer than promised a fault may be felt; here nothing else is to run.
-faults: $(VENV)/.test ## Strike a running server in every way there is, while viewers look at each frame (8 minutes)
-	@LIPSTREAM_PATIENCE=1 LIPSTREAM_MALFORMED=10000 $(PY) -m pytest tests/functional/faults tests/functional/chain/test_damaged_avatar.py -m 'not storm and not soak' --log-cli-level=INFO
-
-storms: $(VENV)/.test ## 11,000 avatars and 2,000 leases; two storms of evictions; 2,000 unloads (40 minutes)
-	@$(PY) -m pytest tests/functional/faults -m storm --log-cli-level=INFO
-
-soak: $(VENV)/.test ## Half an hour of it: memory, handles and processes flat, sound and picture in step
-	@$(PY) -m pytest tests/functional/faults -m soak --log-cli-level=INFO
+faults: $(VENV)/.test ## Fault-injection tests against a live server
+	@LIPSTREAM_PATIENCE=1 $(PY) -m pytest tests/functional/faults tests/functional/chain/test_damaged_avatar.py -m functional --log-cli-level=INFO
 
 perf-quick: $(VENV)/.perf avatar ## Measure the main figures in a minute: out/perf/report.md
 	@$(PERF) run --quick $(PERF_RUN)
@@ -138,4 +131,4 @@ docker-up: avatar ## Serve model_repository/ and avatars/ from the GPU image
 clean: ## Remove avatars/ and out/, keep .venv
 	rm -rf $(AVATARS) $(OUT)
 
-.PHONY: help install install-all install-prepare avatar demo serve contact-sheet lint test unit faults storms soak perf-quick perf perf-analyzer perf-targets train evaluate export docker-build docker-up clean
+.PHONY: help install install-all install-prepare avatar demo serve contact-sheet lint test unit faults perf-quick perf perf-analyzer perf-targets train evaluate export docker-build docker-up clean

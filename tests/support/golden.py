@@ -78,12 +78,15 @@ def speech() -> NDArray[np.int16]:
     return np.asarray(loudness * (time % pitch * 2 - pitch) // pitch + noise, np.int16)
 
 
-def write_network(path: Path, family: str) -> Path:
-    """A network of the family: MOUTH is FACE's negative, lighter and darker with some numbers of its AUDIO."""
+def write_network(path: Path, family: str, *, key: int = KEY, shade: int = 0) -> Path:
+    """A network of the family: MOUTH is FACE's negative, lighter and darker with some numbers of its AUDIO.
+
+    `shade` makes all of it darker.
+    """
     size_px = FAMILIES[family].network_px
     nodes = [
         helper.make_node("Cast", ["FACE"], ["face"], to=TensorProto.FLOAT),
-        helper.make_node("Sub", ["255", "face"], ["negative"]),
+        helper.make_node("Sub", ["white", "face"], ["negative"]),
         helper.make_node("Slice", ["AUDIO", "from", "to", "axes"], ["some"]),
         helper.make_node("ReduceMax", ["some"], ["largest"], axes=[1, 2, 3], keepdims=1),
         helper.make_node("ReduceMin", ["some"], ["smallest"], axes=[1, 2, 3], keepdims=1),
@@ -104,12 +107,13 @@ def write_network(path: Path, family: str) -> Path:
     ]
     constants: dict[str, NDArray[Any]] = {
         **{str(value): np.array(value, np.float32) for value in (0, 4, 8, 255)},
+        "white": np.array(255 - shade, np.float32),
         "from": np.array([0, 2]),
         "to": np.array([1, 6]),
         "axes": np.array([1, 2]),
         "first": np.array([0]),
         "one": np.array([1]),
-        "key": np.array([[KEY]], np.int64),
+        "key": np.array([[key]], np.int64),
     }
     return _write(
         path,

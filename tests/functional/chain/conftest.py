@@ -43,7 +43,6 @@ def build(avatars: Path, avatar_id: str, network: Path, blend: str) -> None:
         avatars=avatars,
         network=NetworkSource(network),
         encoder=demo.WEIGHTS / demo.ENCODER_FILE,
-        encoder_name="demo",
         blend=blend,
     )
     boxes = [presenter.face_box(index) for index in range(TEMPLATE_FRAMES)]
@@ -52,7 +51,7 @@ def build(avatars: Path, avatar_id: str, network: Path, blend: str) -> None:
 
 @pytest.fixture(scope="session")
 def avatars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model repository with both avatars."""
+    """The folder of both avatars."""
     folder = tmp_path_factory.mktemp("chain") / "avatars"
     other = folder.parent / "other.onnx"
     torch.manual_seed(0)
@@ -65,7 +64,7 @@ def avatars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Not for the whole session: tests of the launcher look whether any server has left something behind.
 @pytest.fixture(scope="module")
 def chain(avatars: Path) -> Iterator[Chain]:
-    with running_triton(avatars=avatars, load=["demo", "other"]) as server:
+    with running_triton(avatars) as server:
         yield Chain(server, avatars)
 
 

@@ -48,7 +48,6 @@ SPEECH_CASES: dict[str, tuple[Tensors, str]] = {
     "empty id": ({"AVATAR": avatar(b"")}, "AVATAR '' is not an avatar id"),
     "long id": ({"AVATAR": avatar(b"a" * 300)}, "300 long"),
     "not UTF-8": ({"AVATAR": avatar(b"\xff\xfe")}, "is not UTF-8"),
-    "another's ensemble": ({"AVATAR": avatar(b"other")}, "AVATAR_KEY"),
     "negative frame": ({"FRAME_INDEX": index(0, -1)}, "FRAME_INDEX holds -1"),
     "no frames": ({"FRAME_INDEX": index(), "PCM": silence(0)}, "FRAME_INDEX has shape [0]"),
     "33 frames": ({"FRAME_INDEX": index(*range(33)), "PCM": silence(33)}, "FRAME_INDEX has shape [33]"),
@@ -69,15 +68,15 @@ FEATURE_CASES: dict[str, tuple[Tensors, str]] = {
 @pytest.mark.parametrize("case", SPEECH_CASES)
 def test_bad_speech_requests(chain: Chain, case: str) -> None:
     changed, expected = SPEECH_CASES[case]
-    assert expected in refusal(chain, "avatar_demo", {**GOOD, **changed})
-    assert len(ask(chain.url, "avatar_demo", GOOD)["JPEG"]) == 2
+    assert expected in refusal(chain, "avatar", {**GOOD, **changed})
+    assert len(ask(chain.url, "avatar", GOOD)["JPEG"]) == 2
 
 
 @pytest.mark.parametrize("case", FEATURE_CASES)
 def test_bad_feature_requests(chain: Chain, case: str) -> None:
     changed, expected = FEATURE_CASES[case]
-    assert expected in refusal(chain, "features_demo", {**GOOD_FEATURES, **changed})
-    assert len(ask(chain.url, "features_demo", GOOD_FEATURES)["JPEG"]) == 2
+    assert expected in refusal(chain, "avatar_from_features", {**GOOD_FEATURES, **changed})
+    assert len(ask(chain.url, "avatar_from_features", GOOD_FEATURES)["JPEG"]) == 2
 
 
 def refusal(chain: Chain, model: str, inputs: Tensors) -> str:
@@ -91,15 +90,15 @@ def refusal(chain: Chain, model: str, inputs: Tensors) -> str:
 
 
 def test_neighbours_of_a_bad_request_get_their_frames(chain: Chain) -> None:
-    expected = ask(chain.url, "features_demo", GOOD_FEATURES)["JPEG"].tolist()
+    expected = ask(chain.url, "avatar_from_features", GOOD_FEATURES)["JPEG"].tolist()
     answers: list[list[bytes]] = []
     refused: list[str] = []
 
     def good() -> None:
-        answers.append(ask(chain.url, "features_demo", GOOD_FEATURES)["JPEG"].tolist())
+        answers.append(ask(chain.url, "avatar_from_features", GOOD_FEATURES)["JPEG"].tolist())
 
     def bad() -> None:
-        refused.append(refusal(chain, "features_demo", {**GOOD_FEATURES, "AUDIO": poisoned(np.nan)}))
+        refused.append(refusal(chain, "avatar_from_features", {**GOOD_FEATURES, "AUDIO": poisoned(np.nan)}))
 
     threads = [threading.Thread(target=bad if n % 3 == 1 else good) for n in range(9)]
     for thread in threads:

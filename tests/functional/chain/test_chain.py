@@ -20,10 +20,9 @@ from compositor_backend.blend import paste
 from compositor_backend.pack import AvatarPack
 from compositor_backend.timeline import template_frames
 from compositor_backend.windows import network_audio, utterance_windows
-from export.avatar import MODEL_FILE
 from export.demo import presenter
 from tests.functional.chain.conftest import TEMPLATE_FRAMES, Chain
-from tests.functional.chain.wire import ask
+from tests.functional.chain.wire import ask, counts
 
 pytestmark = pytest.mark.functional
 
@@ -35,7 +34,7 @@ async def jpegs(url: str, pcm: NDArray[np.int16], **options: Any) -> list[bytes]
 
 def features(chain: Chain, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
     """The demo's audio features of an utterance, float32 [frames, 32, 16, 16], computed beside the server."""
-    session = onnxruntime.InferenceSession(str(chain.avatars / "audio_encoder_demo" / MODEL_FILE))
+    session = onnxruntime.InferenceSession(str(chain.avatars / "demo" / "encoder.onnx"))
     (embedding,) = session.run(["EMBEDDING"], {"MEL": utterance_windows(pcm)})
     return network_audio(embedding, (32, 16, 16))
 
@@ -46,7 +45,7 @@ def ask_features(chain: Chain, audio: NDArray[np.float32]) -> tuple[list[bytes],
         "FRAME_INDEX": np.arange(len(audio), dtype=np.int32),
         "AUDIO": audio,
     }
-    answer = ask(chain.url, "features_demo", inputs, ("JPEG", "RECT"))
+    answer = ask(chain.url, "avatar_from_features", inputs, ("JPEG", "RECT"))
     return list(answer["JPEG"]), answer["RECT"]
 
 
@@ -66,14 +65,13 @@ async def test_six_clients_share_batches_and_get_what_each_gets_alone(
     step = 20 * contract.SAMPLES_PER_FRAME
     sounds = [speech[n * step : (n + 1) * step] for n in range(6)]
     alone = [await jpegs(chain.url, sound, chunk_frames=5) for sound in sounds]
-    async with LipstreamClient(chain.url) as observer:
-        before = {s.model: s for s in await observer.statistics()}["lipsync_demo"]
-        together = await asyncio.gather(*(jpegs(chain.url, s, chunk_frames=5, in_flight=1) for s in sounds))
-        after = {s.model: s for s in await observer.statistics()}["lipsync_demo"].since(before)
+    before = counts(chain.url, "lipsync")
+    together = await asyncio.gather(*(jpegs(chain.url, s, chunk_frames=5, in_flight=1) for s in sounds))
+    requests, _, executions = np.subtract(counts(chain.url, "lipsync"), before)
     assert together == alone
     # One request of each client is under way at a time, so a batch of more than one is of several clients.
-    assert after.requests == 24
-    assert after.executions < after.requests
+    assert requests == 24
+    assert executions < requests
 
 
 async def test_speech_and_its_features_give_the_same_frames(chain: Chain, speech: NDArray[np.int16]) -> None:
@@ -86,8 +84,8 @@ async def test_speech_and_its_features_give_the_same_frames(chain: Chain, speech
 def test_a_frame_is_the_drawn_mouth_pasted_into_the_template(chain: Chain, speech: NDArray[np.int16]) -> None:
     audio = features(chain, speech[16_000:])[:4]
     served, rects = ask_features(chain, audio)
-    session = onnxruntime.InferenceSession(str(chain.avatars / "lipsync_demo" / MODEL_FILE))
-    with AvatarPack(chain.avatars / "avatar_demo") as pack:
+    session = onnxruntime.InferenceSession(str(chain.avatars / "demo" / "network.onnx"))
+    with AvatarPack(chain.avatars / "demo") as pack:
         for frame, (jpeg, rect) in enumerate(zip(served, rects, strict=True)):
             inputs = {"FACE": pack.faces[frame : frame + 1], "AUDIO": audio[frame : frame + 1]}
             (mouth,) = session.run(["MOUTH"], inputs)
@@ -123,8 +121,7 @@ def ask_silent(
 def test_idle_frames_are_what_the_network_draws_to_silence(chain: Chain, avatar: str) -> None:
     for index in (np.arange(25), np.arange(5) + 7, np.array([2**31 - 1, 0, 3])):
         ours, theirs = (
-            ask_silent(chain, model, index.astype(np.int32), avatar)
-            for model in ("idle_frames", f"avatar_{avatar}")
+            ask_silent(chain, model, index.astype(np.int32), avatar) for model in ("idle_frames", "avatar")
         )
         assert list(ours["JPEG"]) == list(theirs["JPEG"])
         assert ours["RECT"].tolist() == theirs["RECT"].tolist()
@@ -137,11 +134,10 @@ async def test_silence_within_speech_runs_no_network(chain: Chain, speech: NDArr
     runs = {}
     for idle_frames in (False, True):
         async with LipstreamClient(chain.url, idle_frames=idle_frames) as client:
-            before = {s.model: s for s in await client.statistics()}["lipsync_demo"]
+            before = counts(chain.url, "lipsync")
             stream = client.speak("demo", pcm, chunk_frames=5)
             frames[idle_frames] = [frame.jpeg async for frame in stream]
-            after = {s.model: s for s in await client.statistics()}["lipsync_demo"]
-            runs[idle_frames] = after.since(before).rows
+            runs[idle_frames] = counts(chain.url, "lipsync")[1] - before[1]
     assert frames[True] == frames[False]
     assert len(frames[True]) == 80
     # Of the pause, chunks that hear nothing up to 480 ms ahead and 400 ms back.
@@ -176,7 +172,7 @@ def test_the_timeline_runs_to_and_fro(chain: Chain, speech: NDArray[np.int16]) -
         "FRAME_INDEX": index,
         "PCM": np.zeros(contract.pcm_samples(len(index)), np.int16),
     }
-    answer = ask(chain.url, "avatar_demo", inputs, ("JPEG", "RECT"))
+    answer = ask(chain.url, "avatar", inputs, ("JPEG", "RECT"))
     expected = [presenter.face_box(int(n)) for n in template_frames(index, TEMPLATE_FRAMES)]
     assert answer["RECT"].tolist() == [list(box) for box in expected]
     assert expected[0] == expected[3]

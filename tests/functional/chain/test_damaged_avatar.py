@@ -43,23 +43,23 @@ def chain(avatars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     shutil.copytree(avatars, own)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIPSTREAM_PACK_IDLE_S", str(IDLE_S))
-        with running_triton(avatars=own, load=["demo", "other"]) as server:
+        with running_triton(own) as server:
             yield Chain(server, own)
 
 
 @pytest.fixture
 def folder(chain: Chain, avatars: Path) -> Iterator[Path]:
     """The folder of the avatar to be damaged, whole again afterwards."""
-    yield chain.avatars / "avatar_demo"
+    yield chain.avatars / "demo"
     import_again(chain, avatars)
 
 
 def import_again(chain: Chain, avatars: Path) -> None:
     """Exchange the folder for a new one, as an importer does."""
     stage = chain.avatars / ".staging-again"
-    shutil.copytree(avatars / "avatar_demo", stage / "new")
-    (chain.avatars / "avatar_demo").rename(stage / "old")
-    (stage / "new").rename(chain.avatars / "avatar_demo")
+    shutil.copytree(avatars / "demo", stage / "new")
+    (chain.avatars / "demo").rename(stage / "old")
+    (stage / "new").rename(chain.avatars / "demo")
     shutil.rmtree(stage)
 
 
@@ -75,11 +75,11 @@ def inputs(avatar_id: str, model: str) -> dict[str, NDArray[Any]]:
 
 
 def frames(chain: Chain, avatar_id: str, model: str | None = None) -> list[bytes]:
-    model = model or f"avatar_{avatar_id}"
+    model = model or "avatar"
     return list(ask(chain.url, model, inputs(avatar_id, model))["JPEG"])
 
 
-def refusal(chain: Chain, model: str = "avatar_demo") -> str:
+def refusal(chain: Chain, model: str = "avatar") -> str:
     with pytest.raises(InferenceServerException) as caught:
         frames(chain, "demo", model)
     assert "INTERNAL" in str(caught.value.status())
@@ -161,7 +161,7 @@ def empty(path: Path) -> None:
     os.truncate(path, 0)
 
 
-BRIEFLY = ("avatar_demo-scan_data.npy-flip", "idle_frames-avatar.json-overwrite")
+BRIEFLY = ("avatar-scan_data.npy-flip", "idle_frames-avatar.json-overwrite")
 """In `make test`, where the others would take too long."""
 
 
@@ -177,7 +177,7 @@ def amid_requests() -> Iterator[Any]:
         ("faces.npy", grow),
         ("avatar.json", overwrite),
     ):
-        for model in ("avatar_demo", "idle_frames"):
+        for model in ("avatar", "idle_frames"):
             case = f"{model}-{name}-{damage.__name__}"
             marks = [] if case in BRIEFLY else [pytest.mark.faults]
             yield pytest.param(model, name, damage, id=case, marks=marks)
@@ -189,7 +189,7 @@ def test_damage_amid_requests(
 ) -> None:
     expected, others = frames(chain, "demo"), frames(chain, "other")
     with (
-        asking(chain, "other", "avatar_other", others) as other,
+        asking(chain, "other", "avatar", others) as other,
         asking(chain, "demo", model, expected) as demo,
     ):
         wait_for_more(demo)
@@ -218,10 +218,10 @@ def test_a_file_cut_short_between_two_requests(
 ) -> None:
     """Not amid one: a process that reads a page just cut off is ended by the kernel."""
     expected, others = frames(chain, "demo"), frames(chain, "other")
-    with asking(chain, "other", "avatar_other", others) as other:
+    with asking(chain, "other", "avatar", others) as other:
         assert frames(chain, "demo", "idle_frames") == expected
         damage(folder / name)
-        for model in ("avatar_demo", "idle_frames", "avatar_demo"):
+        for model in ("avatar", "idle_frames", "avatar"):
             assert re.search(DAMAGED, refusal(chain, model))
         import_again(chain, avatars)
         assert frames(chain, "demo") == frames(chain, "demo", "idle_frames") == expected
@@ -244,7 +244,7 @@ def test_a_file_that_is_put_right_where_it_lies(chain: Chain, folder: Path) -> N
     flip(folder / "faces.npy")
     assert re.search(DAMAGED, refusal(chain))
     flip(folder / "faces.npy")
-    with asking(chain, "demo", "avatar_demo", expected) as demo:
+    with asking(chain, "demo", "avatar", expected) as demo:
         wait_for_more(demo)
     assert demo.wrong == []
 
@@ -252,7 +252,7 @@ def test_a_file_that_is_put_right_where_it_lies(chain: Chain, folder: Path) -> N
 @pytest.mark.faults
 def test_an_avatar_that_is_imported_again_amid_requests(chain: Chain, avatars: Path, folder: Path) -> None:
     expected = frames(chain, "demo")
-    with asking(chain, "demo", "avatar_demo", expected) as demo:
+    with asking(chain, "demo", "avatar", expected) as demo:
         for _ in range(5):
             import_again(chain, avatars)
             wait_for_more(demo)
@@ -265,10 +265,10 @@ def test_packs_that_nobody_asks_for_are_unmapped_and_may_be_damaged_then(
 ) -> None:
     expected = frames(chain, "demo")
     assert frames(chain, "demo", "idle_frames") == expected
-    assert len(mapping(chain, folder)) >= 3, "avatar_frames, compositor and idle_frames"
-    with asking(chain, "other", "avatar_other", frames(chain, "other")) as other:
+    assert len(mapping(chain, folder)) >= 3, "audio_windows, lipsync, compositor and idle_frames"
+    with asking(chain, "other", "avatar", frames(chain, "other")) as other:
         wait_until(lambda: not mapping(chain, folder))
-        assert mapping(chain, chain.avatars / "avatar_other")
+        assert mapping(chain, chain.avatars / "other")
         halve(folder / "faces.npy")
         assert re.search(DAMAGED, refusal(chain))
         import_again(chain, avatars)

@@ -24,3 +24,10 @@ def ask(
         requested = [triton.InferRequestedOutput(name) for name in outputs]
         answer = client.infer(model, tensors, outputs=requested, client_timeout=60)
         return {name: np.asarray(answer.as_numpy(name)) for name in outputs}
+
+
+def counts(url: str, model: str) -> tuple[int, int, int]:
+    """Requests that a model has answered, their rows, and the executions that they took, since Triton started."""
+    with triton.InferenceServerClient(url) as client:
+        (found,) = client.get_inference_statistics(model).model_stats
+    return found.inference_stats.success.count, found.inference_count, found.execution_count

@@ -68,7 +68,7 @@ def _import(folder: UserFolder, avatar_id: str, avatars: Path) -> str:
 @pytest.fixture(scope="module")
 def client(imported: Imported) -> Iterator[InferenceServerClient]:
     with (
-        running_triton(avatars=imported.avatars, load=tuple(imported.folders)) as server,
+        running_triton(imported.avatars) as server,
         InferenceServerClient(server.grpc_url) as client,
     ):
         yield client
@@ -79,7 +79,7 @@ def test_the_command_says_what_it_is_and_how_to_serve_it(imported: Imported, ava
     said, folder = imported.said[avatar_id], imported.folders[avatar_id]
     assert f"({folder.format})" in said.splitlines()[0]
     assert "6 frames of 320x240 px" in said
-    assert f"python -m server --avatars {imported.avatars} --load {avatar_id}" in said.splitlines()[-1]
+    assert f"python -m server --avatars {imported.avatars}" in said.splitlines()[-1]
     assert "frames: 6 of 6" in said
 
 
@@ -90,7 +90,7 @@ def test_served_frames_are_those_of_the_facts(
     folder = imported.folders[avatar_id]
     audio = _random_audio(folder.network.mode.shape)
     served = _ask(client, avatar_id, audio)
-    subsampling = Manifest.load(imported.avatars / f"avatar_{avatar_id}").subsampling
+    subsampling = Manifest.load(imported.avatars / avatar_id).subsampling
     unet = folder.network
     for number, jpeg, heard in zip(ASKED, served, audio, strict=True):
         frame, box = folder.frames[number], folder.boxes[number]
@@ -137,4 +137,4 @@ def _ask(client: InferenceServerClient, avatar_id: str, audio: NDArray[np.float3
     for tensor, array in zip(inputs, (np.array([avatar_id.encode()], object), ASKED, audio), strict=True):
         tensor.set_data_from_numpy(array)
     outputs = [grpcclient.InferRequestedOutput("JPEG")]
-    return list(client.infer(f"features_{avatar_id}", inputs, outputs=outputs).as_numpy("JPEG"))
+    return list(client.infer("avatar_from_features", inputs, outputs=outputs).as_numpy("JPEG"))

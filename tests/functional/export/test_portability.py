@@ -38,9 +38,7 @@ def avatars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_encoder(random_encoder(), "2" * 64, sources.encoder)
     build_avatar(sources.settings("ann"), open_frames(sources.frames), BOXES)
     onnx.save(network_graph(7, 160, HUBERT), str(sources.network))
-    settings = sources.settings(
-        "bob", network=NetworkSource(sources.network), encoder=None, encoder_name=None
-    )
+    settings = sources.settings("bob", network=NetworkSource(sources.network), encoder=None)
     build_avatar(settings, open_frames(sources.frames), BOXES)
     return sources.avatars
 
@@ -61,16 +59,16 @@ def served(avatars: Path, *pairs: tuple[str, str]) -> list[list[list[bytes]]]:
     features = np.random.default_rng(0).uniform(-2, 8, (len(FRAMES), *HUBERT)).astype(np.float32)
     given = []
     with (
-        running_triton(avatars=avatars, load=[name for pair in pairs for name in pair]) as server,
+        running_triton(avatars) as server,
         InferenceServerClient(server.grpc_url) as client,
     ):
         for pair in pairs:
             ann, bob = (np.array([name.encode()], object) for name in pair)
             given.append(
                 [
-                    ask(client, f"avatar_{pair[0]}", AVATAR=ann, FRAME_INDEX=FRAMES, PCM=speech),
+                    ask(client, "avatar", AVATAR=ann, FRAME_INDEX=FRAMES, PCM=speech),
                     ask(client, "idle_frames", AVATAR=ann, FRAME_INDEX=FRAMES),
-                    ask(client, f"features_{pair[1]}", AVATAR=bob, FRAME_INDEX=FRAMES, AUDIO=features),
+                    ask(client, "avatar_from_features", AVATAR=bob, FRAME_INDEX=FRAMES, AUDIO=features),
                 ]
             )
     return given
@@ -81,7 +79,7 @@ def test_avatars_are_served_from_wherever_they_are_brought(avatars: Path, tmp_pa
     there = tmp_path / "another-root" / "avatars"
     shutil.copytree(avatars, there)
     for old, new in (("ann", "eve"), ("bob", "dan")):
-        pack_avatar(avatars / f"avatar_{old}", tmp_path / f"{old}.tar.gz")
+        pack_avatar(avatars / old, tmp_path / f"{old}.tar.gz")
         unpack_avatar(tmp_path / f"{old}.tar.gz", UnpackSettings(there, avatar_id=new))
     (first,) = served(avatars, ("ann", "bob"))
     shutil.move(avatars, tmp_path / "gone")  # nothing may be read from where they were
