@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from export.model_configs import read_config
 from google.protobuf import text_format
 
 from compositor_backend.contract import COMPOSITOR_MODEL
 from export.demo.avatar import DEMO_ID
-from export.model_configs import read_config
 from perf.bench import Bench
 from perf.cases.memory import measure, model_repository, read
 from perf.processes import pss_bytes
