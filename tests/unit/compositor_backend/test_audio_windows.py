@@ -81,7 +81,7 @@ def test_what_breaks_the_contract_is_refused(
     model: AudioWindows, avatar: str, tensors: dict[str, NDArray[Any]], error: str
 ) -> None:
     with pytest.raises(TensorError, match=error):
-        model(request(avatar, **tensors), ALL)
+        model({**request(avatar), **tensors}, ALL)
 
 
 def test_an_unknown_avatar_is_named(model: AudioWindows, tmp_path: Path) -> None:
