@@ -34,7 +34,7 @@ from export.avatar import STAMP_FILE, Progress
 from export.check import check_avatar, check_graphs
 from export.errors import ExportError
 from export.onnx_guard import MAX_ONNX_BYTES
-from export.shared_graphs import share_equal
+from export.shared_graphs import SharedGraphs
 from export.tar_stream import CHUNK_BYTES, GZIP_SUFFIXES, TarReader, new_tar, open_tar, shown
 
 FORMAT = 2
@@ -181,9 +181,9 @@ def unpack_avatar(archive: Path, settings: UnpackSettings, progress: Progress | 
                 _extract(archive, tar, contents, folder, tell)
                 _rename(archive, contents, folder, avatar_id)
                 _check_stage(archive, stage, folder)
-                for name in contents.files:
-                    if name.endswith(".onnx"):
-                        share_equal(settings.avatars, folder / name)
+                shared = SharedGraphs(settings.avatars)
+                for path in folder.glob("*.onnx"):
+                    shared.link_equal(path)
                 publish(settings.avatars, stage, lambda: _to_publish(settings, avatar_id))
         except OSError as error:
             raise ExportError(f"{settings.avatars} cannot be written: {error.strerror or error}") from error

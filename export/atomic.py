@@ -1,20 +1,20 @@
-"""Folders that appear together, and files that appear whole, or not at all.
+"""Folders that appear, and files that appear, whole or not at all.
 
-Folders are built in a hidden folder and then renamed, even across a kill.
-
-A stage is a hidden folder inside the folder that it builds for (a rename must not leave the file system). As
-long as its process lives, the stage's lock is held. Once all is built, the list of what is to appear is written
-into it: from then on the renames are finished by whoever comes first, this process or the next import.
+A folder is built in a stage: a hidden folder inside the one that it is built for (a rename must not leave the file
+system). As long as its process lives, the stage's lock is held. Once all is built, the list of what is to appear is
+written into it: from then on it appears even across a kill, by this process or the next import. One that replaces
+another changes places with it in a single rename, where the file system can: at no moment is there none.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,8 @@ ROOT_LOCK = ".import.lock"
 _STAGE_LOCK = "lock"
 _READY = "ready.json"
 _OLD_PREFIX = "old-"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""From Linux's fcntl.h and fs.h."""
 
 
 @contextmanager
@@ -58,8 +60,7 @@ def staging(root: Path) -> Iterator[Path]:
 def publish(root: Path, stage: Path, choose: Callable[[], Sequence[str]], *, many: bool = False) -> None:
     """Make folders of `stage` appear in `root`: those that `choose` names, called when nobody else renames.
 
-    They appear in that order. Those of them that are there already go away before, last ones first: at no moment
-    does a later folder stand beside an earlier one of another build. If `choose` raises, nothing happens.
+    They take the place of those of the same names. If `choose` raises, nothing happens.
 
     All that is staged is brought to the disk before, file by file. Of `many` files that takes minutes: then the system
     is told to bring all there that is waiting, whoever wrote it.
@@ -69,9 +70,9 @@ def publish(root: Path, stage: Path, choose: Callable[[], Sequence[str]], *, man
     else:
         _sync_tree(stage)
     with root_lock(root):
-        names = choose()
-        _mark_ready(stage, names)
-        _exchange(root, stage, names)
+        waiting = {name: (stage / name).stat().st_ino for name in choose()}
+        _mark_ready(stage, waiting)
+        _put_up(root, stage, waiting)
 
 
 def settle_dead_stages(root: Path) -> None:
@@ -86,7 +87,7 @@ def settle_dead_stages(root: Path) -> None:
 
 
 def finish_ready_stages(root: Path) -> None:
-    """Let folders stand together again of which some appeared before their process was killed."""
+    """Let folders appear that were ready when their process was killed."""
     if any(root.glob(f"{STAGE_PREFIX}*/{_READY}")):
         with root_lock(root):
             settle_dead_stages(root)
@@ -96,31 +97,48 @@ def _settle(root: Path, stage: Path) -> None:
     """Finish the renames of a stage that was ready, and remove it."""
     ready = stage / _READY
     if ready.exists():
-        _exchange(root, stage, json.loads(ready.read_text(encoding="utf-8")))
+        _put_up(root, stage, json.loads(ready.read_text(encoding="utf-8")))
     shutil.rmtree(stage, ignore_errors=True)
 
 
-def _exchange(root: Path, stage: Path, names: Sequence[str]) -> None:
-    """Take old folders down, put new ones up; run again after a kill it goes on where it was."""
-    waiting = [name for name in names if (stage / name).exists()]
-    for name in reversed(waiting):
-        if (root / name).exists():
-            # A folder cannot be renamed over a full one.
-            (root / name).rename(stage / f"{_OLD_PREFIX}{name}")
-    _sync_folder(root)
-    for name in waiting:
-        (stage / name).rename(root / name)
+def _put_up(root: Path, stage: Path, waiting: Mapping[str, int]) -> None:
+    """Let folders appear, named with their inodes: what has another one was exchanged before a kill."""
+    for name, inode in waiting.items():
+        if (stage / name).exists() and (stage / name).stat().st_ino == inode:
+            _replace(stage / name, root / name)
     _sync_folder(root)
 
 
-def _mark_ready(stage: Path, names: Sequence[str]) -> None:
+def _replace(new: Path, target: Path) -> None:
+    """Move a folder to `target`; what was there is left in its stage."""
+    if not target.exists():
+        _move(new, target)
+    elif not _exchange(new, target):
+        # Of file systems that cannot exchange folders: for a moment there is none.
+        _move(target, new.with_name(f"{_OLD_PREFIX}{new.name}"))
+        _move(new, target)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths change places at once; False where the system or the file system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    return bool(rename(_AT_FDCWD, bytes(one), _AT_FDCWD, bytes(other), _RENAME_EXCHANGE) == 0)
+
+
+def _move(source: Path, target: Path) -> None:
+    source.rename(target)
+
+
+def _mark_ready(stage: Path, waiting: Mapping[str, int]) -> None:
     """From here on a kill no longer undoes the import."""
     draft = stage / f"{_READY}.part"
     with draft.open("w", encoding="utf-8") as file:
-        json.dump(list(names), file)
+        json.dump(dict(waiting), file)
         file.flush()
         os.fsync(file.fileno())
-    draft.rename(stage / _READY)
+    _move(draft, stage / _READY)
     _sync_folder(stage)
 
 

@@ -21,7 +21,7 @@ from export.networks.families import FAMILIES
 from export.pack_writer import DEFAULT_QUALITY, PackSettings, write_idle, write_pack
 from export.precision import halve
 from export.served_graph import ServedNetwork, input_names, inspect_encoder, inspect_network, open_session
-from export.shared_graphs import find_encoder, find_network, share_equal
+from export.shared_graphs import SharedGraphs
 
 STAMP_FILE = "stamp.txt"
 ENCODED_AUDIO_SHAPE = (32, 16, 16)
@@ -91,8 +91,9 @@ def build_avatar(
             folder = stage / settings.avatar_id
             folder.mkdir()
             tell("network", 0, 1)
-            network = _add_network(settings, folder)
-            encoder = _add_encoder(settings, folder, network)
+            shared = SharedGraphs(settings.avatars)
+            network = _add_network(settings, folder, shared)
+            encoder = _add_encoder(settings, folder, network, shared)
             tell("network", 1, 1)
             pack = _pack_settings(settings, folder, network)
             write_pack(folder, pack, _paired(frames, chosen), lambda n: tell("frames", n, len(chosen)))
@@ -150,7 +151,7 @@ def _paired(frames: FrameSource, boxes: Sequence[Box]) -> Iterator[tuple[Pixels,
 
 
 # --- network ---
-def _add_network(settings: AvatarSettings, folder: Path) -> ServedNetwork:
+def _add_network(settings: AvatarSettings, folder: Path, shared: SharedGraphs) -> ServedNetwork:
     """Bring the network, whatever it comes as, to a graph of the contract in the folder."""
     source, out = settings.network, graph_path(folder, NETWORK)
     is_graph = _existing(source.path).suffix.lower() == ".onnx"
@@ -160,16 +161,17 @@ def _add_network(settings: AvatarSettings, folder: Path) -> ServedNetwork:
         wrap_unet(source.path, out)
     elif is_graph:
         shutil.copyfile(source.path, out)
-    elif (same := find_network(settings.avatars, contract.avatar_key(file_sha256(source.path)))) is not None:
-        shutil.copyfile(same, out)
     else:
-        _export_network(source, out)
+        key = contract.avatar_key(file_sha256(source.path))
+        if not shared.take_network(key, source.family, source.audio, out):
+            _export_network(source, out)
     network = inspect_network(out, source.path)
     _check_said(source, network)
+    shared.link_equal(out)
     if settings.gpu:
-        halve(out, graph_path(folder, NETWORK_FP16), called=source.path)
-    for name in (NETWORK, NETWORK_FP16):
-        share_equal(settings.avatars, graph_path(folder, name))
+        halved = graph_path(folder, NETWORK_FP16)
+        halve(out, halved, called=source.path)
+        shared.link_equal(halved)
     return network
 
 
@@ -190,7 +192,9 @@ def _check_said(source: NetworkSource, network: ServedNetwork) -> None:
 
 
 # --- audio encoder ---
-def _add_encoder(settings: AvatarSettings, folder: Path, network: ServedNetwork) -> Path | None:
+def _add_encoder(
+    settings: AvatarSettings, folder: Path, network: ServedNetwork, shared: SharedGraphs
+) -> Path | None:
     """Bring the encoder to a graph of the contract in the folder; its path, None if there is none."""
     source = settings.encoder
     if source is None:
@@ -206,14 +210,12 @@ def _add_encoder(settings: AvatarSettings, folder: Path, network: ServedNetwork)
     out = graph_path(folder, ENCODER)
     if source.suffix.lower() == ".onnx":
         shutil.copyfile(source, out)
-    elif (same := find_encoder(settings.avatars, file_sha256(source))) is not None:
-        shutil.copyfile(same, out)
-    else:
+    elif not shared.take_encoder(file_sha256(source), out):
         from export.onnx_export import export_encoder
 
         export_encoder(source, out)
     inspect_encoder(out, source)
-    share_equal(settings.avatars, out)
+    shared.link_equal(out)
     return out
 
 

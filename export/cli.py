@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,6 @@ from export.networks.families import AUDIO_MODES, FAMILIES
 
 if TYPE_CHECKING:
     from export.limits import Parity
-    from export.picture_parity import PictureParity
 
 # Each module adds its commands with `add_commands`; none of them imports torch before its command runs.
 _COMMAND_MODULES = (
@@ -70,7 +68,6 @@ def _add_network_commands(commands: argparse._SubParsersAction[argparse.Argument
     )
     unet.add_argument("--audio", choices=AUDIO_MODES, required=True, help="the features it was trained on")
     unet.add_argument("--out", type=Path, required=True, metavar="F", help="the .onnx file to write")
-    unet.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="of the graph (fp32)")
     unet.set_defaults(run=_run_unet)
     encoder = commands.add_parser(
         "encoder", help="export an audio encoder's checkpoint to ONNX, compared with it"
@@ -83,15 +80,7 @@ def _add_network_commands(commands: argparse._SubParsersAction[argparse.Argument
 def _run_unet(options: argparse.Namespace) -> None:
     from export.onnx_export import export_unet
 
-    if options.precision == "fp32":
-        _report(options.out, export_unet(options.checkpoint, options.family, options.audio, options.out))
-        return
-    from export.precision import halve
-
-    with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "fp32.onnx"
-        parity = export_unet(options.checkpoint, options.family, options.audio, whole)
-        _report(options.out, halve(whole, options.out, called=options.out), f"in fp32 {parity}; in fp16 ")
+    _report(options.out, export_unet(options.checkpoint, options.family, options.audio, options.out))
 
 
 def _run_encoder(options: argparse.Namespace) -> None:
@@ -100,5 +89,5 @@ def _run_encoder(options: argparse.Namespace) -> None:
     _report(options.out, export_encoder(options.checkpoint, options.out))
 
 
-def _report(out: Path, parity: Parity | PictureParity, before: str = "") -> None:
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; {before}{parity}")
+def _report(out: Path, parity: Parity) -> None:
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; {parity}")

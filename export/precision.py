@@ -29,7 +29,6 @@ from export.picture_parity import (
 )
 from export.served_graph import ServedNetwork, inspect_network, open_bytes, run
 
-PRECISIONS = ("fp32", "fp16")
 LIMITS = PictureLimits()
 HALF_MAX = 65_504.0
 """The largest number that float16 holds."""
@@ -41,12 +40,12 @@ TRIAL_BATCHES = (1, 3)
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
-def precision_of(path: Path) -> str:
+def precision_of(model: onnx.ModelProto) -> str:
     """``fp16`` if a graph computes its convolutions in half precision, ``fp32`` otherwise.
 
     One that only stores its weights so, and casts them back, computes in fp32.
     """
-    graph = onnx.load(str(path), load_external_data=False).graph
+    graph = model.graph
     halves = {weight.name for weight in graph.initializer if weight.data_type == TensorProto.FLOAT16}
     computed = any(node.op_type in _CONVOLUTIONS and halves.intersection(node.input) for node in graph.node)
     return "fp16" if computed else "fp32"
@@ -63,6 +62,8 @@ def halve(
     name = called or out
     network = inspect_network(source, called)
     model = onnx.load(str(source))
+    if precision_of(model) == "fp16":
+        raise ExportError(f"{name} is in half precision already; expected float32")
     _unfold_stored(model.graph)
     if not any(_between(model.graph)):
         raise ExportError(f"{name} has no convolution; there is nothing to compute in fp16")

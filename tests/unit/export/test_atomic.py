@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,45 +95,65 @@ def test_nothing_happens_if_the_choice_raises(tmp_path: Path) -> None:
     assert stages(tmp_path) == []
 
 
-class Moves:
-    """Sees what stands in a folder after each rename; can interrupt one."""
+STEPS = ("_move", "_exchange")
+"""All that changes names goes through these; the first of them makes the stage ready."""
+
+
+class Steps:
+    """Sees what stands in a folder after each step; can interrupt one."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, interrupt_at: int | None = None) -> None:
         self.seen: list[dict[str, str]] = []
-        original = Path.rename
+        originals = {name: getattr(atomic, name) for name in STEPS}
 
-        def rename(path: Path, target: Path) -> Path:
-            if len(self.seen) == interrupt_at:
-                monkeypatch.setattr(Path, "rename", original)
-                raise KeyboardInterrupt
-            moved = original(path, target)
-            self.seen.append(shown(root))
-            return moved
+        def step(name: str) -> Callable[[Path, Path], Any]:
+            def run(one: Path, other: Path) -> Any:
+                if len(self.seen) == interrupt_at:
+                    for each, original in originals.items():
+                        monkeypatch.setattr(atomic, each, original)
+                    raise KeyboardInterrupt
+                result = originals[name](one, other)
+                self.seen.append(shown(root))
+                return result
 
-        monkeypatch.setattr(Path, "rename", rename)
+            return run
+
+        for name in STEPS:
+            monkeypatch.setattr(atomic, name, step(name))
 
 
-def test_no_later_folder_ever_stands_beside_an_earlier_one_of_another_build(
+def test_a_folder_that_is_replaced_is_always_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "old")
+    steps = Steps(tmp_path, monkeypatch)
+    put(tmp_path, "new")
+    assert len(steps.seen) == 4
+    assert all(set(seen) == set(NAMES) for seen in steps.seen)
+
+
+def test_where_folders_cannot_be_exchanged_they_are_replaced_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(atomic, "_exchange", lambda _one, _other: False)
     put(tmp_path, "old")
-    moves = Moves(tmp_path, monkeypatch)
+    steps = Steps(tmp_path, monkeypatch)
     put(tmp_path, "new")
-    assert len(moves.seen) == 7
-    for seen in moves.seen:
-        assert len(set(seen.values())) <= 1, seen
-        assert list(NAMES[: len(seen)]) == [name for name in NAMES if name in seen], "from the bottom up"
+    assert len(steps.seen) == 10
+    assert shown(tmp_path) == dict.fromkeys(NAMES, "new")
+    assert stages(tmp_path) == []
 
 
-@pytest.mark.parametrize("at", range(7))
+@pytest.mark.parametrize(
+    ("at", "can_exchange"), [*((at, True) for at in range(4)), *((at, False) for at in range(10))]
+)
 def test_an_interrupt_while_publishing_leaves_the_old_or_the_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, can_exchange: bool
 ) -> None:
+    if not can_exchange:
+        monkeypatch.setattr(atomic, "_exchange", lambda _one, _other: False)
     put(tmp_path, "old")
-    Moves(tmp_path, monkeypatch, interrupt_at=at)
+    Steps(tmp_path, monkeypatch, interrupt_at=at)
     with pytest.raises(KeyboardInterrupt):
         put(tmp_path, "new")
-    # Rename 0 is the one that makes the stage ready.
     assert shown(tmp_path) == dict.fromkeys(NAMES, "old" if at == 0 else "new")
     assert stages(tmp_path) == []
 
@@ -141,18 +162,22 @@ def test_an_interrupt_while_publishing_leaves_the_old_or_the_new(
 WORKER = """
 import os, signal, sys
 from pathlib import Path
+from export import atomic
 from export.atomic import publish, staging
-root, kill_at = Path(sys.argv[1]), int(sys.argv[2])
-rename, moves = Path.rename, 0
+root, kill_at, can_exchange = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "yes"
+done = 0
 
-def count(path, target):
-    global moves
-    if moves == kill_at:
-        os.kill(os.getpid(), signal.SIGKILL)
-    moves += 1
-    return rename(path, target)
+def counted(step):
+    def run(one, other):
+        global done
+        if done == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done += 1
+        return step(one, other)
+    return run
 
-Path.rename = count
+atomic._move = counted(atomic._move)
+atomic._exchange = counted(atomic._exchange) if can_exchange else lambda one, other: False
 with staging(root) as stage:
     for name in ("base", "middle", "top"):
         (stage / name / "1").mkdir(parents=True)
@@ -164,9 +189,9 @@ with staging(root) as stage:
 """
 
 
-def worker(root: Path, kill_at: int) -> subprocess.Popen[str]:
+def worker(root: Path, kill_at: int, can_exchange: str = "yes") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(root), str(kill_at)],
+        [sys.executable, "-c", WORKER, str(root), str(kill_at), can_exchange],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -184,15 +209,17 @@ def living(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-@pytest.mark.parametrize("kill_at", range(7))
-def test_a_killed_process_is_finished_or_undone_by_the_next(tmp_path: Path, kill_at: int) -> None:
+@pytest.mark.parametrize(
+    ("kill_at", "can_exchange"), [*((at, "yes") for at in range(4)), *((at, "no") for at in range(7))]
+)
+def test_a_killed_process_is_finished_or_undone_by_the_next(
+    tmp_path: Path, kill_at: int, can_exchange: str
+) -> None:
     put(tmp_path, "old")
-    with worker(tmp_path, kill_at) as process:
+    with worker(tmp_path, kill_at, can_exchange) as process:
         process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert len(stages(tmp_path)) == 1
-    left = shown(tmp_path)
-    assert len(set(left.values())) <= 1, "old and new do not mix"
     with root_lock(tmp_path):
         settle_dead_stages(tmp_path)
     assert shown(tmp_path) == dict.fromkeys(NAMES, "old" if kill_at == 0 else "new")
@@ -259,7 +286,7 @@ def test_everything_is_on_the_disk_before_anything_appears(
         synced.add(os.fstat(descriptor).st_ino)
         original(descriptor)
 
-    def mark_ready(stage: Path, names: Sequence[str]) -> None:
+    def mark_ready(stage: Path, names: Mapping[str, int]) -> None:
         missing = [path for path in stage.rglob("*") if path.stat().st_ino not in synced]
         assert missing == []
         ready(stage, names)
@@ -281,7 +308,7 @@ def test_many_files_are_brought_to_the_disk_by_one_call(
         seen.append(shown(next(tmp_path.glob(f"{STAGE_PREFIX}*"))))
         original()
 
-    def mark_ready(stage: Path, names: Sequence[str]) -> None:
+    def mark_ready(stage: Path, names: Mapping[str, int]) -> None:
         assert seen == [dict.fromkeys(NAMES, "new")]
         ready(stage, names)
 

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compositor_backend.manifest import MANIFEST_NAME, Manifest
 from compositor_backend.pack import file_sha256
 from export import deep_check
-from export.avatar import NetworkSource, build_avatar
+from export.avatar import NetworkSource, build_avatar, graph_entry
 from export.check import Finding
 from export.cli import main
 from export.deep_check import SPEECH, check_avatar_deeply, read_speech, similarity, spread
@@ -67,8 +67,8 @@ def save_graph(avatars: Path, name: str, graph: onnx.ModelProto) -> None:
     folder = avatars / "ann"
     onnx.save(graph, str(folder / f"{name}.onnx"))
     manifest = Manifest.load(folder)
-    entry = dataclasses.replace(manifest.graphs[name], sha256=file_sha256(folder / f"{name}.onnx"))
-    dataclasses.replace(manifest, graphs={**manifest.graphs, name: entry}).save(folder)
+    graphs = {**manifest.graphs, name: graph_entry(folder / f"{name}.onnx")}
+    dataclasses.replace(manifest, graphs=graphs).save(folder)
 
 
 def rewrite(avatars: Path, name: str, change: Callable[[NDArray[Any]], None]) -> None:

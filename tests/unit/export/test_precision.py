@@ -43,6 +43,10 @@ def interface(path: Path) -> list[tuple[str, int, list[str | int]]]:
     ]
 
 
+def precision(path: Path) -> str:
+    return precision_of(onnx.load(str(path)))
+
+
 @pytest.mark.parametrize(("family", "audio"), MODES)
 def test_both_precisions_equal_the_network_within_their_limits(
     tmp_path: Path, family: str, audio: str
@@ -88,7 +92,7 @@ def test_inputs_and_outputs_stay_and_what_is_between_is_halved(exported: Path, t
         n for n in model.graph.node if n.op_type == "Cast" and n.attribute[0].i == TensorProto.UINT8
     )
     assert kinds[scaled.input[0]] == TensorProto.FLOAT, "255 times the picture is truncated as it is"
-    assert (precision_of(exported), precision_of(half)) == ("fp32", "fp16")
+    assert (precision(exported), precision(half)) == ("fp32", "fp16")
     assert half.stat().st_size < exported.stat().st_size
     properties = {entry.key: entry.value for entry in model.metadata_props}
     assert properties[PRECISION_KEY] == "fp16"
@@ -99,8 +103,16 @@ def test_a_graph_may_be_halved_in_its_place(exported: Path, tmp_path: Path) -> N
     path = tmp_path / "u.onnx"
     path.write_bytes(exported.read_bytes())
     halve(path, path)
-    assert precision_of(path) == "fp16"
+    assert precision(path) == "fp16"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_half_already_is_refused(exported: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half.onnx"
+    halve(exported, half)
+    with pytest.raises(ExportError, match=r"half\.onnx is in half precision already"):
+        halve(half, tmp_path / "again.onnx", called=half)
+    assert list(tmp_path.iterdir()) == [half]
 
 
 def test_the_key_is_the_float32_graphs(exported: Path, tmp_path: Path) -> None:
@@ -116,7 +128,7 @@ def test_the_key_is_the_float32_graphs(exported: Path, tmp_path: Path) -> None:
 
 def test_the_demos_trained_network(tmp_path: Path) -> None:
     """Its weights are stored in float16 and cast back, which is not to compute in it."""
-    assert precision_of(DEMO) == "fp32"
+    assert precision(DEMO) == "fp32"
     parity = halve(DEMO, tmp_path / "half.onnx")
     assert parity.psnr_db > 60
     assert parity.max_difference <= 1

@@ -21,7 +21,6 @@ from tests.support.avatar_sources import encoder_graph, network_graph
 
 ROOT = Path(__file__).parents[4]
 FRAMES = PresenterFrames(count=3, workers=1)
-FOLDERS = {"audio_encoder_demo", "demo", "features_demo", "lipsync_demo"}
 
 
 @pytest.fixture
@@ -44,12 +43,12 @@ def shown(avatars: Path) -> set[str]:
 
 def test_the_demo_is_whole_and_shows_the_presenter(tmp_path: Path, weights: Path) -> None:
     assert build(tmp_path / "avatars", weights)
-    assert shown(tmp_path / "avatars") == FOLDERS
+    assert shown(tmp_path / "avatars") == {"demo"}
     assert [finding for finding in check_avatars(tmp_path / "avatars") if not finding.good] == []
     with AvatarPack(tmp_path / "avatars" / "demo") as pack:
         manifest = pack.manifest
         assert (manifest.width, manifest.height, manifest.frames) == (1280, 720, 3)
-        assert (manifest.encoder, manifest.network) == ("demo", "lipsync_demo")
+        assert set(manifest.graphs) == {"network", "encoder"}
         for number in range(3):
             assert tuple(pack.rects[number]) == presenter.face_box(number)
             region = pack.regions[number]
@@ -119,23 +118,13 @@ def test_new_weights_make_a_new_avatar_and_encoder(tmp_path: Path, weights: Path
     assert not build(avatars, weights)
 
 
-@pytest.mark.parametrize(
-    "lost",
-    [
-        "avatar_demo/faces.npy",
-        "avatar_demo/stamp.txt",
-        "avatar_demo/config.pbtxt",
-        "features_demo/config.pbtxt",
-        "lipsync_demo/1/model.onnx",
-        "audio_encoder_demo/1/model.onnx",
-    ],
-)
+@pytest.mark.parametrize("lost", ["faces.npy", "stamp.txt", "avatar.json", "network.onnx", "encoder.onnx"])
 def test_a_damaged_avatar_is_built_again(tmp_path: Path, weights: Path, lost: str) -> None:
     avatars = tmp_path / "avatars"
     build(avatars, weights)
-    (avatars / lost).unlink()
+    (avatars / "demo" / lost).unlink()
     assert build(avatars, weights)
-    assert (avatars / lost).is_file()
+    assert (avatars / "demo" / lost).is_file()
     assert [finding for finding in check_avatars(avatars) if not finding.good] == []
 
 

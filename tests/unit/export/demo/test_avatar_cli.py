@@ -27,7 +27,7 @@ def test_demo_avatar_says_whether_it_was_built(
     monkeypatch.setattr("export.demo.avatar.build_demo_avatar", build)
     assert main(["demo-avatar", "--avatars", "some/avatars", "--replace"]) == 0
     out = capsys.readouterr().out
-    assert f"some/avatars/avatar_demo {state}" in out
+    assert f"some/avatars/demo {state}" in out
     assert "3/9" in out
     assert calls == [(Path("some/avatars"), True)]
 
