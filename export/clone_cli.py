@@ -27,19 +27,18 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     clone.add_argument(
         "--recolour",
         action="store_true",
-        help="give each a colour of its own; takes an import's time and room",
+        help="give each a colour of its own, and its id in every JPEG; takes some seconds and MB each",
     )
     clone.set_defaults(run=_run_clone)
 
 
 def _run_clone(options: argparse.Namespace) -> None:
-    from export.clone import clone_avatars, clone_ids, recolour_avatars
+    from export.clone import clone_avatars, clone_ids
 
     ids = clone_ids(options.prefix or options.source, options.count, options.first)
     console = Console()
     with ProgressBars(console) as bars:
-        make = recolour_avatars if options.recolour else clone_avatars
-        make(options.avatars, options.source, ids, bars)
+        clone_avatars(options.avatars, options.source, ids, bars, recolour=options.recolour)
     are = "is" if len(ids) == 1 else "are"
     lines = [
         f"{len(ids)} of {options.source} {are} ready: {ids[0]} to {ids[-1]}",

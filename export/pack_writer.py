@@ -19,7 +19,15 @@ from compositor_backend.blend import crop_face
 from compositor_backend.compositor import region_segments, stacked_runs
 from compositor_backend.errors import PackError
 from compositor_backend.geometry import FAMILIES, Box, SegmentGrid, check_box, restart_interval
-from compositor_backend.jpeg import MARKER_BYTES, Header, JpegSettings, encode, marker_offsets, read_header
+from compositor_backend.jpeg import (
+    MARKER_BYTES,
+    Header,
+    JpegSettings,
+    encode,
+    marker_offsets,
+    read_header,
+    with_comment,
+)
 from compositor_backend.manifest import (
     MANIFEST_NAME,
     MAX_SIDE_PX,
@@ -57,7 +65,8 @@ Decoding slows by 2 to 7 % (libjpeg-turbo) and 2 to 13 % (FFmpeg) at any interva
 class PackSettings:
     """Everything in the manifest that does not follow from the frames.
 
-    `interval_wanted` is the wanted restart interval in MCUs; the nearest divisor of a row's MCUs is taken.
+    `interval_wanted` is the wanted restart interval in MCUs; the nearest divisor of a row's MCUs is taken. `comment`
+    stands in every frame's JPEG.
     """
 
     avatar_id: str
@@ -70,6 +79,7 @@ class PackSettings:
     subsampling: str = "420"
     blend: str = "hard"
     interval_wanted: int = DEFAULT_INTERVAL
+    comment: str = ""
 
 
 class _Stream:
@@ -158,7 +168,9 @@ class PackWriter:
         if self._grid is None or self._header is None:
             raise PackError("the avatar has no frames; one or more are wanted")
         with _reporting(self._folder):
-            self._append("jpeg_header", np.frombuffer(self._header.data, np.uint8))
+            comment = self._settings.comment.encode()
+            header = with_comment(self._header.data, comment) if comment else self._header.data
+            self._append("jpeg_header", np.frombuffer(header, np.uint8))
             files = {name: self._streams[name].finish() for name in PACK_FILES}
             manifest = self._manifest((self._grid.width, self._grid.height), self._grid.interval, files)
             manifest.save(self._folder)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ import pytest
 
 from compositor_backend.manifest import MANIFEST_NAME, Manifest
 from compositor_backend.pack import AvatarPack, file_sha256
-from export.avatar import NetworkSource, build_avatar
+from export.avatar import NetworkSource, build_avatar, graph_entry
 from export.check import Finding, check_avatars
 from export.errors import ExportError
 from export.frames import open_frames
@@ -47,7 +48,7 @@ def test_a_whole_avatar(whole: Path) -> None:
     ]
     texts = {finding.part: finding.text for finding in found}
     assert texts["pack"].startswith("4 frames of 120x90 px")
-    assert texts["network"] == "328 family, ave, fp32, key and checksum equal"
+    assert texts["network"] == "328 family, ave, key and checksum equal"
     assert texts["audio encoder"] == "checksum equal"
     assert texts["files"] == "no engines"
     assert list(check_avatars(whole / "ann")) == found
@@ -193,6 +194,59 @@ def test_an_avatar_without_an_encoder(tmp_path: Path) -> None:
     found = {finding.part: finding for finding in check_avatars(sources.avatars)}
     assert all(finding.good for finding in found.values())
     assert found["audio encoder"].text == "none: features come ready from the client"
+
+
+@pytest.fixture
+def halved(avatars: Path) -> Path:
+    """The avatar with a network in half precision beside its own, which is as good as equal to it."""
+    folder = avatars / "ann"
+    add_half(folder, network_graph())
+    return folder
+
+
+def add_half(folder: Path, graph: onnx.ModelProto) -> None:
+    onnx.save(graph, str(folder / "network.fp16.onnx"))
+    manifest = Manifest.load(folder)
+    graphs = {**manifest.graphs, "network.fp16": graph_entry(folder / "network.fp16.onnx")}
+    dataclasses.replace(manifest, graphs=graphs).save(folder)
+
+
+def test_the_network_in_half_precision_is_compared_with_the_other(halved: Path) -> None:
+    assert bad(halved) == []
+    (text,) = [finding.text for finding in check_avatars(halved) if finding.part == "network"]
+    assert text.endswith("in half precision too: equal, off by at most 0 of 255 in 1 frames")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (lambda f: add_half(f, other_pictures()), "network.fp16.onnx is too far from its float32 graph"),
+        (lambda f: add_half(f, network_graph(key=5)), "network.fp16.onnx has the key 5"),
+        (lambda f: flip_byte(f / "network.fp16.onnx"), "network.fp16.onnx is damaged"),
+        (lambda f: (f / "network.fp16.onnx").unlink(), "network.fp16.onnx is not there"),
+    ],
+)
+def test_a_network_in_half_precision_that_is_none(
+    halved: Path, spoil: Callable[[Path], Any], error: str
+) -> None:
+    spoil(halved)
+    (finding,) = bad(halved)
+    assert (finding.part, error in finding.text) == ("network", True), finding.text
+
+
+def other_pictures() -> onnx.ModelProto:
+    """A network that draws something else under the same key."""
+    model = network_graph()
+    for node in model.graph.node:
+        if node.output[0] == "clipped":
+            node.input[0] = "face"
+    return model
+
+
+def test_an_avatar_of_the_first_edition_is_named_in_a_sentence(avatars: Path) -> None:
+    edit_manifest(avatars, format=2)
+    (finding,) = bad(avatars)
+    assert finding.text.endswith("avatar.json is of format 2; this version reads format 3")
 
 
 def test_all_avatars_of_a_folder_and_what_belongs_to_none(avatars: Path, tmp_path: Path) -> None:
