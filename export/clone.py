@@ -64,6 +64,9 @@ def clone_avatars(
     """
     tell = progress or (lambda _what, _done, _total: None)
     try:
+        contract.check_avatar_id(source)
+        if not avatars.is_dir():
+            raise ExportError(f"{avatars} is not there; expected a folder of avatars")
         _refuse_ids(avatars, ids)
         with staging(avatars) as stage:
             original = _Original(avatars, source, stage / _SOURCE)
@@ -79,7 +82,7 @@ class _Original:
     """The avatar that is cloned: its files, linked into the folder `held`, where they stay whatever is imported."""
 
     def __init__(self, avatars: Path, source: str, held: Path) -> None:
-        folder = avatars / contract.check_avatar_id(source)
+        folder = avatars / source
         with root_lock(avatars):
             # Of one that is killed just now, too.
             settle_dead_stages(avatars)
