@@ -26,7 +26,7 @@ def silent_mouths(
     `network` and `encoder` (None where the network takes mel) are the graphs that will be served; `progress` is called
     with the frames done so far. `ExportError` if the network's key is not the pack's: it would draw another's face.
     With silence in all of a request's window, every frame of every request hears the same, so that one picture for
-    each template frame is enough, and it is the one that the avatar's ensemble would give.
+    each template frame is enough, and it is the one that the model `avatar` would give.
     """
     audio = silent_audio(encoder, pack.manifest.audio_shape)
     session = open_session(network)

@@ -46,7 +46,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         "--out", type=Path, default=Path("out/prepare"), metavar="DIR", help="for DIR/ID (out/prepare)"
     )
     parser.add_argument(
-        "--avatars", type=Path, default=Path("avatars"), metavar="DIR", help="the model repository (avatars)"
+        "--avatars", type=Path, default=Path("avatars"), metavar="DIR", help="the folder of avatars (avatars)"
     )
     add_build_options(parser)
     parser.set_defaults(run=_run)

@@ -15,7 +15,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the commands to the parser of ``python -m export``."""
     avatar = commands.add_parser("demo-avatar", help="build the demo's avatar (no torch needed)")
     avatar.add_argument(
-        "--avatars", type=Path, required=True, metavar="DIR", help="the model repository to add to"
+        "--avatars", type=Path, required=True, metavar="DIR", help="the folder of avatars to add to"
     )
     avatar.add_argument("--replace", action="store_true", help="build it anew even if it is up to date")
     avatar.set_defaults(run=_run_avatar)

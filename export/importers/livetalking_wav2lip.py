@@ -58,7 +58,7 @@ def read(folder: Path, wanted: Wanted) -> Source:
         encoder=heard.encoder,
         found=(*pictures.found, *heard.found),
         assumed=(*pictures.assumed, *heard.assumed),
-        notes=(*notes, *heard.notes, "avatars with these weights share one served network (--network-name)"),
+        notes=(*notes, *heard.notes, "avatars with these weights share one network"),
     )
 
 

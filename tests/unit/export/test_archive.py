@@ -30,7 +30,6 @@ from tests.support.avatar_sources import BOXES, Sources, network_graph
 from tests.support.write_order import newer_than_their_checksums
 
 ROOT = Path(__file__).parents[3]
-FOLDERS = {"ann", "features_ann", "lipsync_ann", "audio_encoder_tiny"}
 
 
 @pytest.fixture(scope="module")
