@@ -1,41 +1,67 @@
-"""What serving takes of a GPU's memory, and how many avatars stay resident: computed from an avatar's graph.
+"""What serving takes of a machine's memory, and how many avatars stay resident: computed from a network's graph.
 
-Each instance is a process with a context of its own, the activations of one run, and the weights of its resident
-networks. What is computed is sized for half precision, which is what a GPU serves.
+Each instance of `lipsync` is a process: it needs what any process on that device needs, the arena that its runs take
+their activations from, and each of its resident networks. Instances share nothing. On a GPU networks are sized for half
+precision, on a CPU for float32, which is what each serves. The one instance of `audio_encoder` is counted as its configs
+let it grow; the other models, which have no networks, are not.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from compositor_backend.contract import MAX_FRAMES
 from compositor_backend.manifest import NETWORK, NETWORK_FP16, Manifest
 from compositor_backend.onnx_runtime import DEFAULT_SCRATCH_BYTES
+from export.arena_model import ArenaPolicy, ArenaUse
 from export.errors import ExportError
-from export.graph_memory import weight_count
+from export.graph_memory import CPU_CHANNELS, GraphMemory, read_memory
 
+GIB, MIB = 1 << 30, 1 << 20
 CONTEXT_BYTES = 450_000_000
-"""A CUDA context with cuDNN and cuBLAS; 0.3 to 0.5 GB by NVIDIA's own figures, by driver. Not measured by us."""
-WORKSPACE_BYTES = 64_000_000
-"""What cuDNN takes for a convolution beside the activations; onnxruntime's default bound. Not measured by us."""
+"""A CUDA context with its libraries' kernels: 0.3 to 0.5 GB, by driver and GPU. Not measured by us."""
+WORKSPACE_BYTES = 32 * MIB
+"""What a convolution of cuDNN may take beside the activations, where ``cudnn_conv_use_max_workspace`` is 0."""
+HANDLES_BYTES = 4 * MIB
+"""cuBLAS's workspace, of which each session has one (32 MiB on a Hopper GPU). Documented by NVIDIA, not measured."""
 RESERVED = 0.08
-"""Share of the memory that the driver, a display and fragmentation may take."""
-_HALF_BYTES = 2
-_MIB = 1 << 20
+"""Share of a GPU's memory that the driver, a display and rounding may take."""
+PROCESS_BYTES = 45_000_000
+"""A Python process with onnxruntime and numpy, before a network is opened; measured."""
+SESSION_BYTES = 1_300_000
+"""What a session on a CPU takes beside its weights; measured with the U-Nets of both families."""
+HOST_COPIES = 2
+"""onnxruntime's Python class keeps what it was opened from, beside the weights themselves; measured."""
+ENCODER_CACHE_BYTES = {"GPU": 256 * MIB, "CPU": 128 * MIB}
+ENCODER_SCRATCH_BYTES = {"GPU": 128 * MIB, "CPU": 64 * MIB}
+"""`network_cache_mib` and `scratch_mib` of `audio_encoder`."""
+_HALF_BYTES, _FLOAT_BYTES = 2, 4
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes by what they are for; `instances` processes have `rows` rows a run, and `resident` networks each."""
+    """Bytes by what they are for; `instances` processes have `rows` rows a run, and `resident` networks each.
 
+    `device` is "GPU" or "CPU". `process_bytes` is what an instance takes without a network, `workspace_bytes` what a
+    convolution takes beside its tensors, `network_bytes` a resident network, of which `weight_bytes` are its weights,
+    `file_bytes` its file. `row_bytes` is what lives of one row's activations, `arena` what a run of `rows` rows takes.
+    `encoder_bytes` is the instance of `audio_encoder`.
+    """
+
+    device: str
     memory_bytes: int
     instances: int
-    context_bytes: int
+    process_bytes: int
     workspace_bytes: int
     row_bytes: int
     rows: int
+    arena: ArenaUse
     weight_bytes: int
-    resident: int
+    network_bytes: int
+    file_bytes: int
+    encoder_bytes: int
+    resident: int = 0
 
     @property
     def scratch_bytes(self) -> int:
@@ -43,55 +69,158 @@ class MemoryPlan:
         return self.row_bytes * self.rows
 
     @property
+    def arena_bytes(self) -> int:
+        """What the arena takes for that: of a GPU all its regions, of a machine the pages that are used."""
+        return self.arena.taken if self.device == "GPU" else self.arena.host_bytes
+
+    @property
+    def fixed_bytes(self) -> int:
+        """One instance without a network."""
+        return self.process_bytes + self.workspace_bytes + self.arena_bytes
+
+    @property
     def instance_bytes(self) -> int:
         """One instance, its networks included."""
-        fixed = self.context_bytes + self.workspace_bytes + self.scratch_bytes
-        return fixed + self.resident * self.weight_bytes
+        return self.fixed_bytes + self.resident * self.network_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """All instances."""
+        return self.instances * self.instance_bytes + self.encoder_bytes
+
+    @property
+    def usable_bytes(self) -> int:
+        """What all instances may take together."""
+        return int(self.memory_bytes * (1 - RESERVED))
 
     @property
     def network_cache_mib(self) -> int:
-        """What LIPSTREAM_NETWORK_CACHE_MIB has to be for so many networks."""
-        return max(1, self.resident * self.weight_bytes // _MIB)
+        """What LIPSTREAM_NETWORK_CACHE_MIB has to be for so many networks: it counts their files."""
+        return -(-self.resident * self.file_bytes // MIB)
 
 
-def plan_of(
-    folder: Path, memory_bytes: int, instances: int = 8, context_bytes: int = CONTEXT_BYTES
+def served_policy(scratch_bytes: int) -> ArenaPolicy:
+    """How `compositor_backend.onnx_runtime` has memory used, for runs of `scratch_bytes`."""
+    del scratch_bytes  # regions are as large as what is asked for
+    return ArenaPolicy()
+
+
+def gpu_plan(
+    folder: Path,
+    memory_bytes: int,
+    instances: int = 8,
+    *,
+    context_bytes: int = CONTEXT_BYTES,
+    scratch_bytes: int = DEFAULT_SCRATCH_BYTES["GPU"],
 ) -> MemoryPlan:
-    """The plan for avatars like the one in `folder`; `ExportError` if not even one of them fits."""
+    """The plan for avatars like the one in `folder` on a GPU; `ExportError` if not even one of them fits."""
     manifest = Manifest.load(folder)
     half = manifest.graphs.get(NETWORK_FP16)
-    # Activations in half precision take half of what they take in float32.
-    row_bytes = half.row_bytes if half is not None else manifest.graphs[NETWORK].row_bytes // 2
-    return plan(
+    name = NETWORK if half is None else NETWORK_FP16
+    memory = read_memory(folder / f"{name}.onnx")
+    file_bytes = _HALF_BYTES * memory.weights if half is None else half.bytes
+    return gpu_plan_of(
+        memory if half is not None else memory.halved(),
+        file_bytes,
         memory_bytes,
         instances,
-        row_bytes,
-        _HALF_BYTES * weight_count(folder / f"{NETWORK}.onnx"),
-        context_bytes,
+        context_bytes=context_bytes,
+        scratch_bytes=scratch_bytes,
     )
 
 
-def plan(
-    memory_bytes: int, instances: int, row_bytes: int, weight_bytes: int, context_bytes: int = CONTEXT_BYTES
+def gpu_plan_of(
+    memory: GraphMemory,
+    file_bytes: int,
+    memory_bytes: int,
+    instances: int = 8,
+    *,
+    context_bytes: int = CONTEXT_BYTES,
+    scratch_bytes: int = DEFAULT_SCRATCH_BYTES["GPU"],
 ) -> MemoryPlan:
-    """The plan for networks that take `row_bytes` a row and `weight_bytes` each."""
-    if instances < 1:
-        raise ExportError(f"instances: expected 1 or more, got {instances}")
-    rows = max(1, DEFAULT_SCRATCH_BYTES["GPU"] // row_bytes)
-    fixed = context_bytes + WORKSPACE_BYTES + rows * row_bytes
-    left = int(memory_bytes * (1 - RESERVED)) // instances - fixed
-    if left < weight_bytes:
-        raise ExportError(
-            f"{instances} instances take {instances * (fixed + weight_bytes) / 1e9:.1f} GB with one avatar; "
-            f"there are {memory_bytes * (1 - RESERVED) / 1e9:.1f} GB: use fewer instances"
+    """The same for networks of `file_bytes` whose runs take `memory`, in half precision."""
+    weight_bytes = _HALF_BYTES * memory.weights
+    rows = rows_of(memory.row_bytes, scratch_bytes)
+    return _filled(
+        MemoryPlan(
+            device="GPU",
+            memory_bytes=memory_bytes,
+            instances=instances,
+            process_bytes=context_bytes,
+            workspace_bytes=WORKSPACE_BYTES,
+            row_bytes=memory.row_bytes,
+            rows=rows,
+            arena=memory.use(rows, served_policy(scratch_bytes)),
+            weight_bytes=weight_bytes,
+            network_bytes=weight_bytes + HANDLES_BYTES,
+            file_bytes=file_bytes,
+            encoder_bytes=_encoder_bytes("GPU", context_bytes + WORKSPACE_BYTES, 1),
         )
-    return MemoryPlan(
-        memory_bytes,
-        instances,
-        context_bytes,
-        WORKSPACE_BYTES,
-        row_bytes,
-        rows,
-        weight_bytes,
-        left // weight_bytes,
     )
+
+
+def cpu_plan(
+    folder: Path,
+    memory_bytes: int,
+    instances: int = 1,
+    *,
+    scratch_bytes: int = DEFAULT_SCRATCH_BYTES["CPU"],
+) -> MemoryPlan:
+    """The plan for avatars like the one in `folder` on a machine without a GPU."""
+    graph = folder / f"{NETWORK}.onnx"
+    file_bytes = Manifest.load(folder).graphs[NETWORK].bytes
+    return cpu_plan_of(graph, file_bytes, memory_bytes, instances, scratch_bytes=scratch_bytes)
+
+
+def cpu_plan_of(
+    graph: Path,
+    file_bytes: int,
+    memory_bytes: int,
+    instances: int = 1,
+    *,
+    scratch_bytes: int = DEFAULT_SCRATCH_BYTES["CPU"],
+) -> MemoryPlan:
+    """The same for networks like `graph`, whose files are `file_bytes` long."""
+    row_bytes = read_memory(graph).row_bytes
+    memory = read_memory(graph, CPU_CHANNELS)
+    weight_bytes = _FLOAT_BYTES * memory.weights
+    rows = rows_of(row_bytes, scratch_bytes)
+    return _filled(
+        MemoryPlan(
+            device="CPU",
+            memory_bytes=memory_bytes,
+            instances=instances,
+            process_bytes=PROCESS_BYTES,
+            workspace_bytes=0,
+            row_bytes=row_bytes,
+            rows=rows,
+            arena=memory.use(rows, served_policy(scratch_bytes)),
+            weight_bytes=weight_bytes,
+            network_bytes=HOST_COPIES * weight_bytes + SESSION_BYTES,
+            file_bytes=file_bytes,
+            encoder_bytes=_encoder_bytes("CPU", PROCESS_BYTES, HOST_COPIES),
+        )
+    )
+
+
+def rows_of(row_bytes: int, scratch_bytes: int) -> int:
+    """Rows that one run computes: as many as fit, at least one, and no more than a request has."""
+    return min(MAX_FRAMES, max(1, scratch_bytes // row_bytes))
+
+
+def _encoder_bytes(device: str, process_bytes: int, copies: int) -> int:
+    return process_bytes + ENCODER_SCRATCH_BYTES[device] + copies * ENCODER_CACHE_BYTES[device]
+
+
+def _filled(plan: MemoryPlan) -> MemoryPlan:
+    """With as many networks as there is room for."""
+    if plan.instances < 1:
+        raise ExportError(f"instances: expected 1 or more, got {plan.instances}")
+    left = (plan.usable_bytes - plan.encoder_bytes) // plan.instances - plan.fixed_bytes
+    if left < plan.network_bytes:
+        least = replace(plan, resident=1).total_bytes
+        raise ExportError(
+            f"{plan.instances} instances take {least / GIB:.1f} GiB with one avatar; there are "
+            f"{plan.usable_bytes / GIB:.1f} GiB: use fewer instances, or a smaller LIPSTREAM_SCRATCH_MIB"
+        )
+    return replace(plan, resident=left // plan.network_bytes)
