@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from compositor_backend.contract import avatar_ensemble_name
 from perf.side_by_side import Settings
 from perf.subjects import build_null_avatar
 from server.launcher import TritonServer
@@ -48,7 +47,7 @@ class Bench:
 
     @property
     def work_avatars(self) -> Path:
-        """The model repository of the avatars made for measuring."""
+        """The folder of the avatars made for measuring."""
         return self.work / "avatars"
 
     def null_avatar(self, size: str = "1280x720", frames: int = 50) -> str:
@@ -60,23 +59,22 @@ class Bench:
 
     def null_pack(self, size: str, frames: int) -> Path:
         """The pack of such an avatar."""
-        return self.work_avatars / avatar_ensemble_name(self.null_avatar(size, frames))
+        return self.work_avatars / self.null_avatar(size, frames)
 
     @contextmanager
     def serving(
         self,
         avatars: Path,
-        load: Sequence[str] = (),
-        model_repositories: Sequence[Path] = (ROOT / "model_repository",),
-        models: Sequence[str] | None = None,
+        model_repository: Path = ROOT / "model_repository",
         options: Sequence[str] = (),
+        networks_mib: int | None = None,
     ) -> Iterator[TritonServer]:
-        """A Triton of its own on free ports, with the avatars loaded; gone when the block ends."""
+        """A Triton of its own on free ports, its optimised graphs in the work folder; gone when the block ends."""
         settings = ServerSettings(
-            model_repositories=tuple(model_repositories),
-            models=None if models is None else tuple(models),
+            model_repository=model_repository,
             avatars=avatars,
-            load=tuple(load),
+            cache=self.work / "graphs",
+            networks_mib=networks_mib,
             grpc_port=0,
             http_port=0,
             metrics_port=0,

@@ -12,7 +12,6 @@ import turbojpeg
 from numpy.typing import NDArray
 
 from compositor_backend.blend import resize
-from compositor_backend.contract import avatar_ensemble_name
 from compositor_backend.errors import PackError
 from compositor_backend.geometry import Box
 from compositor_backend.pack import AvatarPack
@@ -101,7 +100,7 @@ def decode(jpeg: bytes) -> Pixels:
 
 def source_frames(demo: Path, size: str, count: int) -> list[Pixels]:
     """The frames that `build_null_avatar` makes an avatar of, in memory."""
-    with AvatarPack(demo / avatar_ensemble_name(DEMO_ID)) as pack:
+    with AvatarPack(demo / DEMO_ID) as pack:
         return list(FramesOfPack(pack, SIZES[size], count))
 
 
@@ -137,7 +136,7 @@ def _full_width(path: Path) -> Path:
 def _build(
     avatars: Path, demo: Path, avatar_id: str, size: str, frames: int, network: Callable[[], Path]
 ) -> Path:
-    folder = avatars / avatar_ensemble_name(avatar_id)
+    folder = avatars / avatar_id
     if _is_built(folder, frames):
         return folder
     settings = AvatarSettings(
@@ -145,10 +144,9 @@ def _build(
         avatars=avatars,
         network=NetworkSource(network()),
         encoder=WEIGHTS / ENCODER_FILE,
-        encoder_name=DEMO_ID,
         replace=True,
     )
-    with AvatarPack(demo / avatar_ensemble_name(DEMO_ID)) as pack:
+    with AvatarPack(demo / DEMO_ID) as pack:
         source = FramesOfPack(pack, SIZES[size], frames)
         return build_avatar(settings, source, [source.box(number) for number in source.origin])
 

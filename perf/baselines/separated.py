@@ -15,14 +15,13 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 import onnx
-from google.protobuf import text_format
 from numpy.typing import NDArray
 
 from client import Transport
 from compositor_backend import contract
 from compositor_backend.blend import paste
-from export import model_configs
-from export.avatar import MODEL_FILE
+from compositor_backend.contract import Model, Tensor
+from compositor_backend.geometry import FAMILIES
 from export.served_graph import inspect_network
 from perf.baselines.float_graph import INPUT, OUTPUT, BaselineError, float_graph, float_model
 from perf.baselines.material import Material
@@ -40,29 +39,42 @@ def separated_name(avatar_id: str) -> str:
 
 
 def build_separated(repository: Path, avatars: Path, avatar_id: str) -> Path:
-    """Write ``separated_<id>``, the network of the avatar in `avatars`, into the model repository; its folder.
+    """Write ``separated_<id>``, the network of the avatar in `avatars`, into a model repository of its own; its folder.
 
-    Config and batching are those of ``lipsync_<id>``. One that is there is written anew.
+    It is batched as `lipsync` is, and computed by the same runtime. One that is there is written anew.
     """
-    served = avatars / contract.lipsync_name(avatar_id) / MODEL_FILE
+    served = avatars / contract.check_avatar_id(avatar_id) / "network.onnx"
     if not served.is_file():
-        raise BaselineError(f"there is no {served}; an avatar with a network of its own is wanted")
-    network = inspect_network(served).named(avatar_id)
-    model = float_model(separated_name(avatar_id), network.network_px, network.audio_shape)
+        raise BaselineError(f"there is no {served}; an avatar with a network is needed")
+    network = inspect_network(served)
+    model = float_model(separated_name(avatar_id), FAMILIES[network.family].network_px, network.audio_shape)
+    shutil.rmtree(repository, ignore_errors=True)
     folder = repository / model.name
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / MODEL_FILE).parent.mkdir(parents=True)
-    (folder / model_configs.EMBEDDED_CONFIG).parent.mkdir()
-    onnx.save(float_graph(served), str(folder / MODEL_FILE))
-    configs = {
-        model_configs.PRODUCTION_CONFIG: model_configs.gpu_config(
-            model, contract.MAX_FRAMES, model_configs.GPU_INSTANCES
-        ),
-        model_configs.EMBEDDED_CONFIG: model_configs.cpu_config(model, contract.MAX_FRAMES),
-    }
-    for name, config in configs.items():
-        (folder / name).write_text(text_format.MessageToString(config), encoding="utf-8")
+    (folder / "1").mkdir(parents=True)
+    onnx.save(float_graph(served), str(folder / "1" / "model.onnx"))
+    (folder / "1" / "model.py").write_text(_MODEL_PY, encoding="utf-8")
+    (folder / "config.pbtxt").write_text(_config(model), encoding="utf-8")
     return folder
+
+
+_MODEL_PY = '''"""The network alone: floats in, floats out, for whoever does the rest."""
+
+from perf.baselines.separated_model import SeparatedModel as TritonPythonModel  # noqa: F401
+'''
+
+
+def _config(model: Model) -> str:
+    def tensors(given: Sequence[Tensor]) -> str:
+        lines = (
+            f'{{ name: "{t.name}" data_type: {t.config_dtype} dims: {list(t.shape[1:])} }}' for t in given
+        )
+        return ", ".join(lines)
+
+    return (
+        f'name: "{model.name}" backend: "python" max_batch_size: {contract.MAX_FRAMES}\n'
+        f"input [ {tensors(model.inputs)} ] output [ {tensors(model.outputs)} ]\n"
+        "dynamic_batching {} instance_group [ { count: 1 kind: KIND_CPU } ]\n"
+    )
 
 
 class SeparatedClient:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from client import read_audio
-from compositor_backend.contract import avatar_ensemble_name
+from compositor_backend.contract import AVATAR_ENSEMBLE
 from export.demo.avatar import DEMO_ID
 from perf.analyzer import WINDOWS, Analyzer, Measured, Target, find_analyzer, requests_of, write_requests
 from perf.bench import Bench
@@ -31,7 +31,7 @@ def measure(bench: Bench, audio: Path = SPEECH) -> Section:
     """Figures ``analyzer.c<requests under way>.…``; ``….chunk5_…`` with 5 frames a request, else 25."""
     bench.tell("fetching perf_analyzer")
     analyzer = find_analyzer(bench.work / "perf_analyzer")
-    with bench.serving(bench.avatars, [DEMO_ID]) as server:
+    with bench.serving(bench.avatars) as server:
         sweeps = {frames: _sweep(bench, analyzer, server.grpc_url, audio, frames) for frames in FRAMES}
     figures = [figure for frames, sweep in sweeps.items() for figure in _figures(frames, sweep)]
     return Section("analyzer", "perf_analyzer", TEXT, tuple(figures), _plots(sweeps))
@@ -40,7 +40,7 @@ def measure(bench: Bench, audio: Path = SPEECH) -> Section:
 def _sweep(bench: Bench, analyzer: Analyzer, url: str, audio: Path, frames: int) -> list[Measured]:
     requests = requests_of(DEMO_ID, read_audio(audio).pcm(), frames)
     file = write_requests(bench.work / f"requests_{frames}.json", requests)
-    target = Target(avatar_ensemble_name(DEMO_ID), url, file)
+    target = Target(AVATAR_ENSEMBLE.name, url, file)
     out = bench.work.parent / "analyzer" / f"{frames}_frames"
     sweep = []
     for number in (1, 4) if bench.quick else CONCURRENCY:

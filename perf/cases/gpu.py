@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from client import LipstreamClient, read_audio
-from compositor_backend.contract import lipsync_name
-from export.avatar import MODEL_FILE
 from perf.bench import Bench
 from perf.measured import spread_figure
 from perf.results import Figure, Plot, Section, Series
@@ -36,9 +34,9 @@ def measure(bench: Bench) -> Section:
     """Figures ``gpu.…``; without a GPU the same on the CPU, which is of use to tests only."""
     bench.tell("building an avatar with the full-width network")
     build_full_width_avatar(bench.work_avatars, bench.avatars, AVATAR)
-    network = bench.work_avatars / lipsync_name(AVATAR) / MODEL_FILE
+    network = bench.work_avatars / AVATAR / "network.onnx"
     figures, plot = _network(bench, network)
-    with bench.serving(bench.work_avatars, [AVATAR]) as server:
+    with bench.serving(bench.work_avatars) as server:
         figures += asyncio.run(_served(bench, server.grpc_url))
     return Section("gpu", "Full width on a GPU", TEXT, tuple(figures), (plot,))
 

@@ -28,7 +28,7 @@ elapsed time.
 
 def measure(bench: Bench) -> Section:
     """Figures ``idle.…`` of the demo's avatar."""
-    with bench.serving(bench.avatars, [DEMO_ID]) as server:
+    with bench.serving(bench.avatars) as server:
         rates, costs, cores, late = asyncio.run(_measured(bench, server.grpc_url, server.pid))
     figures = (
         spread_figure(rates, "idle.fps", "idle frames", "frames/s", "more"),

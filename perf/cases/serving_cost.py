@@ -16,11 +16,10 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from client import Keepalive, ModelStatistics
+from client import Keepalive
 from client._triton import TritonTransport
 from compositor_backend import contract
 from compositor_backend.pack import AvatarPack
-from export.avatar import MODEL_FILE
 from export.demo.avatar import DEMO_ID
 from perf.allocation import children_keep_freed_memory, keeping_freed_memory
 from perf.baselines.material import Material
@@ -29,6 +28,7 @@ from perf.baselines.single_process import SingleProcess
 from perf.bench import Bench
 from perf.processes import processes_by_role
 from perf.results import Better, Figure, Plot, Section, Series
+from perf.triton_counts import ModelCounts, read_counts
 from server.launcher import TritonServer
 
 BATCH = 25
@@ -100,10 +100,15 @@ class CountingTransport(TritonTransport):
         self.bytes = 0
 
     async def infer(
-        self, model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], timeout_s: float
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str],
+        timeout_s: float,
+        avatar: str | None = None,
     ) -> dict[str, NDArray[Any]]:
         """See `Transport`."""
-        found = await super().infer(model, inputs, outputs, timeout_s)
+        found = await super().infer(model, inputs, outputs, timeout_s, avatar)
         self.bytes += sum(map(_nbytes, (*inputs.values(), *found.values())))
         return found
 
@@ -129,7 +134,7 @@ class Log:
     """All rounds of the systems, the server's statistics and the bytes carried over them."""
 
     rounds: dict[str, list[Round]] = field(default_factory=dict)
-    steps: dict[str, dict[str, ModelStatistics]] = field(default_factory=dict)
+    steps: dict[str, dict[str, ModelCounts]] = field(default_factory=dict)
     bytes: dict[str, float] = field(default_factory=dict)
 
     def median_ms(self, system: str, role: str) -> float:
@@ -141,7 +146,7 @@ def _serving(bench: Bench) -> tuple[list[Figure], list[Plot]]:
     avatar_id = bench.null_avatar(frames=TEMPLATE_FRAMES)
     with _servers(bench, bench.work_avatars, avatar_id) as servers:
         log, speech = asyncio.run(_ask(bench, avatar_id, servers))
-    networks = {_LIPSTREAM: contract.lipsync_name(avatar_id), _SEPARATED: separated_name(avatar_id)}
+    networks = {_LIPSTREAM: contract.LIPSYNC_MODEL.name, _SEPARATED: separated_name(avatar_id)}
     figures = _serving_figures(log, networks) + _speech_figures(speech)
     return figures, [_process_plot(log, networks), _step_plot(log.steps[_LIPSTREAM], networks[_LIPSTREAM])]
 
@@ -171,10 +176,10 @@ def _servers(bench: Bench, avatars: Path, avatar_id: str) -> Iterator[dict[str, 
     build_separated(repository, avatars, avatar_id)
     bench.tell(f"starting servers for {avatar_id}")
     with ExitStack() as running:
-        lipstream = running.enter_context(bench.serving(avatars, [avatar_id]))
+        lipstream = running.enter_context(bench.serving(avatars))
         with children_keep_freed_memory():
             options = (f"--backend-config=python,shm-default-byte-size={SHARED_BYTES}",)
-            alone = bench.serving(avatars, (), (repository,), (separated_name(avatar_id),), options)
+            alone = bench.serving(avatars, repository, options)
             separated = running.enter_context(alone)
         try:
             yield {_LIPSTREAM: lipstream, _SEPARATED: separated}
@@ -208,8 +213,7 @@ async def _in_turns(
 def _untuned(bench: Bench) -> list[Figure]:
     """The separated way in processes whose memory nobody tuned."""
     avatar_id = bench.null_avatar(frames=TEMPLATE_FRAMES)
-    models = (separated_name(avatar_id),)
-    with bench.serving(bench.work_avatars, (), (_repository(bench),), models) as server:
+    with bench.serving(bench.work_avatars, _repository(bench)) as server:
         cpu_ms = asyncio.run(_ask_untuned(bench, avatar_id, server))
     label = "separated, memory not tuned: CPU of all processes"
     return [_figure("separated.untuned_cpu_ms", label, cpu_ms, "ms/frame", "less")]
@@ -238,13 +242,13 @@ def _audio(batch: int = BATCH) -> NDArray[np.float32]:
 
 
 def _features_request(transport: TritonTransport, avatar_id: str) -> Answer:
-    model, audio = contract.features_ensemble_name(avatar_id), _audio()
+    model, audio = contract.FEATURES_ENSEMBLE.name, _audio()
     return _ensemble_request(transport, model, avatar_id, {contract.AUDIO.name: audio})
 
 
 def _speech_request(transport: TritonTransport, avatar_id: str) -> Answer:
     samples = np.random.default_rng(0).integers(-3000, 3000, contract.pcm_samples(BATCH), np.int16)
-    model = contract.avatar_ensemble_name(avatar_id)
+    model = contract.AVATAR_ENSEMBLE.name
     return _ensemble_request(transport, model, avatar_id, {contract.PCM.name: samples})
 
 
@@ -275,31 +279,29 @@ def _template(request: int) -> list[int]:
 
 
 def _material(avatars: Path, avatar_id: str) -> Material:
-    with AvatarPack(avatars / contract.avatar_ensemble_name(avatar_id)) as pack:
+    with AvatarPack(avatars / avatar_id) as pack:
         return Material.of_pack(pack, count=TEMPLATE_FRAMES)
 
 
 # --- what the processes and the server say ---
-async def _statistics(transport: TritonTransport) -> dict[str, ModelStatistics]:
+async def _statistics(transport: TritonTransport) -> dict[str, ModelCounts]:
     # Triton counts a request only after its answer has left.
     await asyncio.sleep(0.05)
-    return {each.model: each for each in await transport.statistics(ANSWER_WITHIN_S)}
+    return await asyncio.to_thread(read_counts, transport.url)
 
 
-def _since(
-    after: Mapping[str, ModelStatistics], before: Mapping[str, ModelStatistics]
-) -> dict[str, ModelStatistics]:
+def _since(after: Mapping[str, ModelCounts], before: Mapping[str, ModelCounts]) -> dict[str, ModelCounts]:
     """What was counted in between, of the models that had something to do."""
     steps = {name: after[name].since(before[name]) for name in after if name in before}
     return {name: step for name, step in steps.items() if step.requests}
 
 
-def _frames(steps: Mapping[str, ModelStatistics]) -> int:
+def _frames(steps: Mapping[str, ModelCounts]) -> int:
     """All requests are for `BATCH` frames, and each comes to every model once."""
     return BATCH * max(step.requests for step in steps.values())
 
 
-def _ms_a_frame(step: ModelStatistics, *parts: str) -> float:
+def _ms_a_frame(step: ModelCounts, *parts: str) -> float:
     total_ns: int = sum(getattr(step, f"{part}_ns") for part in parts)
     return total_ns / 1e6 / (step.requests * BATCH)
 
@@ -348,11 +350,10 @@ def _ratios(log: Log, networks: Mapping[str, str]) -> list[Figure]:
 
 def _speech_figures(log: Log) -> list[Figure]:
     steps = log.steps[_LIPSTREAM]
-    encoder = next(name for name in steps if name.startswith(contract.ENCODER_PREFIX))
     figures = []
     for name, model, label in (
         ("mel", contract.AUDIO_FEATURES_MODEL.name, "mel"),
-        ("encoder", encoder, "audio encoder"),
+        ("encoder", contract.AUDIO_ENCODER_MODEL.name, "audio encoder"),
     ):
         cpu_ms = [each.cpu_ms[model] for each in log.rounds[_LIPSTREAM]]
         elapsed_ms = _ms_a_frame(steps[model], "input", "infer", "output")
@@ -396,8 +397,8 @@ def _process_plot(log: Log, networks: Mapping[str, str]) -> Plot:
     return Plot("serving_split", title, "", "ms per frame", "stacked", series)
 
 
-def _step_plot(steps: Mapping[str, ModelStatistics], network: str) -> Plot:
-    order = (contract.AVATAR_FRAMES_MODEL.name, network, contract.COMPOSITOR_MODEL.name)
+def _step_plot(steps: Mapping[str, ModelCounts], network: str) -> Plot:
+    order = (contract.AUDIO_WINDOWS_MODEL.name, network, contract.COMPOSITOR_MODEL.name)
     series = tuple(
         Series(part, tuple((_short(name, network), _ms_a_frame(steps[name], part)) for name in order))
         for part in ("queue", "input", "infer", "output")
@@ -446,7 +447,7 @@ async def _ask_demo(bench: Bench, servers: Mapping[str, TritonServer]) -> dict[s
 
 
 def _single_request(bench: Bench, material: Material) -> Answer:
-    served = bench.avatars / contract.lipsync_name(DEMO_ID) / MODEL_FILE
+    served = bench.avatars / DEMO_ID / "network.onnx"
     single = SingleProcess(served, material, threads=len(os.sched_getaffinity(0)), gpu=bench.gpu)
     audio = _audio()
 
@@ -468,12 +469,12 @@ def _demo_figures(name: str, rounds: Sequence[Round]) -> list[Figure]:
 
 _TEXT = f"""\
 An avatar whose network computes nothing, on frames of 1280x720, asked by one client for {BATCH} frames at a time with
-ready audio features (`features_<id>`); the CPU time is that of all processes, Triton's, its Python instances' and the
-client's, so what is left is serving. Beside it the `separated` baseline: another Triton on the same machine that holds
-only the same network, and a client that does the rest, as `perf/baselines/separated.py` says. They answer in turns, a
-second each or less; ratios are medians over these turns. Both servers run networks in the Python stand-in of the
-onnxruntime backend. In the client's process and the separated way's server the C library is told to keep freed memory:
-left to itself it hands every large block back, and the separated way pays up to twice as much, as a full run shows.
+ready audio features (`avatar_from_features`); the CPU time is that of all processes, Triton's, its Python instances'
+and the client's, so what is left is serving. Beside it the `separated` baseline: another Triton on the same machine
+that holds only the same network, and a client that does the rest, as `perf/baselines/separated.py` says. They answer in
+turns, a second each or less; ratios are medians over these turns. In the client's process and the separated way's
+server the C library is told to keep freed memory: left to itself it hands every large block back, and the separated way
+pays up to twice as much, as a full run shows.
 
 The null network is no arithmetic but a copy in either system. What Triton says of its run (`infer`, elapsed) is a line
 of its own; the first ratio leaves it out of both, since it is about everything but the network.

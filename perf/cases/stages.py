@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
-from compositor_backend.avatar_frames import gather_faces
 from compositor_backend.blend import BLENDS, paste, paste_area, resize_mouth
 from compositor_backend.compositor import compose, region_segments
 from compositor_backend.contract import pcm_samples
@@ -89,9 +88,9 @@ def _gather_ways(pack: AvatarPack, template: NDArray[np.intp], mouths: NDArray[n
             "gather",
             "mapped",
             "where it is mapped, and one copy",
-            lambda _: gather_faces(pack, template).copy(),
+            lambda _: pack.faces[template[0] : template[-1] + 1].copy(),
         ),
-        Way("gather", "back", "the same, time running backwards", lambda _: gather_faces(pack, back)),
+        Way("gather", "back", "the same, time running backwards", lambda _: pack.faces[back]),
         Way("gather", "transpose", "from interleaved crops", lambda _: mouths.transpose(0, 3, 1, 2).copy()),
     ]
 

@@ -51,9 +51,9 @@ def measure(bench: Bench) -> Section:
     """Figures ``streams.…``, of the demo and of the null network."""
     pcm = read_audio(SPEECH).pcm()
     null = bench.null_avatar()
-    with bench.serving(bench.avatars, [DEMO_ID]) as server:
+    with bench.serving(bench.avatars) as server:
         demo = asyncio.run(_Subject(bench, server.grpc_url, DEMO_ID, "demo", pcm).measured())
-    with bench.serving(bench.work_avatars, [null]) as server:
+    with bench.serving(bench.work_avatars) as server:
         other = asyncio.run(_Subject(bench, server.grpc_url, null, "null", pcm).measured())
     figures = (*demo.figures, *_worst(demo, other), *other.figures)
     return Section("streams", "Streams", TEXT, figures, _plots(demo, other))
