@@ -213,6 +213,7 @@ async def _in_turns(
 def _untuned(bench: Bench) -> list[Figure]:
     """The separated way in processes whose memory nobody tuned."""
     avatar_id = bench.null_avatar(frames=TEMPLATE_FRAMES)
+    build_separated(_repository(bench), bench.work_avatars, avatar_id)
     with bench.serving(bench.work_avatars, _repository(bench)) as server:
         cpu_ms = asyncio.run(_ask_untuned(bench, avatar_id, server))
     label = "separated, memory not tuned: CPU of all processes"
