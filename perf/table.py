@@ -46,7 +46,7 @@ ROWS = (
         "8.5 ms: transport and hand-over 6.3, composite and encode 2.2",
         "serving.separated.cpu_ms",
         "serving.lipstream.cpu_ms",
-        "≤ 1.2 ms",
+        "≤ 0.5 ms",
     ),
     Row(
         "bytes on the wire a frame",
@@ -56,7 +56,7 @@ ROWS = (
         "the JPEG and its sound",
     ),
     Row("an avatar of 523 frames at 1280×720", "2.1 GB in RAM", None, "memory.pack_gb", "≤ 0.30 GB, mapped"),
-    Row("first frame of an avatar not loaded", "13.6 s", None, "first_frame.total_s", "≤ 1.0 s"),
+    Row("first frames of an avatar never asked for", "13.6 s", None, "first_frame.unsaved_s", "≤ 1.0 s"),
     Row(
         "frames/s end to end, the demo's U-Net",
         "56.8 frames/s: an RTX 4090 and a larger U-Net",

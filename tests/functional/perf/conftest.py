@@ -33,7 +33,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         avatars=folder / "avatars",
         network=NetworkSource(demo.WEIGHTS / demo.UNET_FILE),
         encoder=demo.WEIGHTS / demo.ENCODER_FILE,
-        encoder_name=demo.DEMO_ID,
     )
     boxes = [presenter.face_box(index) for index in range(TEMPLATE_FRAMES)]
     build_avatar(settings, demo.PresenterFrames(count=TEMPLATE_FRAMES), boxes)

@@ -30,7 +30,7 @@ def audio(count: int) -> NDArray[np.float32]:
 
 
 def lipstreams(bench: Bench, avatars: Path, avatar_id: str) -> list[Pixels]:
-    """What ``features_<id>`` answers, decoded."""
+    """What ``avatar_from_features`` answers, decoded."""
 
     async def ask(url: str) -> Sequence[bytes]:
         transport = TritonTransport(url, Keepalive())
@@ -40,11 +40,11 @@ def lipstreams(bench: Bench, avatars: Path, avatar_id: str) -> list[Pixels]:
             "AUDIO": audio(len(TEMPLATE)),
         }
         try:
-            return list((await transport.infer(f"features_{avatar_id}", inputs, ["JPEG"], 60))["JPEG"])
+            return list((await transport.infer("avatar_from_features", inputs, ["JPEG"], 60))["JPEG"])
         finally:
             await transport.close()
 
-    with bench.serving(avatars, [avatar_id]) as server:
+    with bench.serving(avatars) as server:
         return [decode(bytes(jpeg)) for jpeg in asyncio.run(ask(server.grpc_url))]
 
 
@@ -58,13 +58,13 @@ def separateds(bench: Bench, avatars: Path, avatar_id: str, material: Material) 
         async with SeparatedClient(transport, separated_name(avatar_id), material) as client:
             return await client.frames(TEMPLATE, audio(len(TEMPLATE)))
 
-    with bench.serving(avatars, (), (repository,), (separated_name(avatar_id),)) as server:
+    with bench.serving(avatars, repository) as server:
         return [decode(jpeg) for jpeg in asyncio.run(ask(server.grpc_url))]
 
 
 def test_with_the_null_network_separated_frames_are_identical(bench: Bench) -> None:
     avatar_id = bench.null_avatar(frames=12)
-    with AvatarPack(bench.work_avatars / f"avatar_{avatar_id}") as pack:
+    with AvatarPack(bench.work_avatars / avatar_id) as pack:
         material = Material.of_pack(pack, frames=source_frames(bench.avatars, "1280x720", 12))
     found = separateds(bench, bench.work_avatars, avatar_id, material)
     for theirs, ours in zip(found, lipstreams(bench, bench.work_avatars, avatar_id), strict=True):
@@ -72,12 +72,12 @@ def test_with_the_null_network_separated_frames_are_identical(bench: Bench) -> N
 
 
 def test_the_demos_network_draws_the_same_frames_in_every_system(bench: Bench) -> None:
-    with AvatarPack(bench.avatars / f"avatar_{DEMO_ID}") as pack:
+    with AvatarPack(bench.avatars / DEMO_ID) as pack:
         material = Material.of_pack(pack, frames=list(PresenterFrames(count=pack.frames)))
     ours = lipstreams(bench, bench.avatars, DEMO_ID)
     plain = [material.frames[number] for number in TEMPLATE]
     separated = separateds(bench, bench.avatars, DEMO_ID, material)
-    served = bench.avatars / f"lipsync_{DEMO_ID}" / "1" / "model.onnx"
+    served = bench.avatars / DEMO_ID / "network.onnx"
     single = [decode(jpeg) for jpeg in SingleProcess(served, material).frames(TEMPLATE, audio(len(TEMPLATE)))]
     for frame, (reference, theirs, alone) in enumerate(zip(ours, separated, single, strict=True)):
         x1, y1, x2, y2 = material.rects[TEMPLATE[frame]].tolist()

@@ -3,16 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from export.model_configs import read_config
 from google.protobuf import text_format
 
 from compositor_backend.contract import COMPOSITOR_MODEL
-from export.demo.avatar import DEMO_ID
 from perf.bench import Bench
-from perf.cases.memory import measure, model_repository, read
+from perf.cases.memory import CONFIGS, measure, model_repository
 from perf.processes import pss_bytes
+from perf.readings import read
 from perf.results import Section
 from server.settings import ROOT
+from tests.support.config_contract import read_config
 
 pytestmark = pytest.mark.functional
 
@@ -22,17 +22,13 @@ def section(bench: Bench) -> Section:
     return measure(bench)
 
 
-def test_it_says_what_instances_and_avatars_add(section: Section) -> None:
+def test_it_says_what_instances_add(section: Section) -> None:
     figures = {figure.name: figure.value for figure in section.figures}
     # Every one of the eight processes has its own Python and its own heap.
     assert figures["memory.compositors_8_mb"] > figures["memory.compositors_2_mb"] + 6 * 10
     assert figures["memory.compositor_instance_mb"] == pytest.approx(
         max(figures["memory.compositor_1_to_2_mb"], figures["memory.compositor_2_to_8_mb"])
     )
-    assert figures["memory.server_mb"] > figures["memory.base_mb"] > 0
-    # The pack and the network are part of what an avatar adds.
-    parts = figures["memory.avatar_pack_mb"] + figures["memory.avatar_network_mb"]
-    assert 0 < figures["memory.avatar_pack_mb"] < parts <= figures["memory.avatar_pss_mb"] * 1.1
 
 
 def test_the_packs_pages_are_counted_once_however_many_compositors_map_them(section: Section) -> None:
@@ -49,18 +45,18 @@ def test_the_parts_of_each_bar_make_up_the_whole(section: Section) -> None:
     for instances in ("1", "2", "8"):
         parts = {series.label: dict(series.points)[instances] for series in plot.series}
         assert sum(parts.values()) == pytest.approx(figures[f"memory.compositors_{instances}_mb"])
-        assert {"compositor", "networks", "shared memory", "tritonserver"} <= parts.keys()
+        assert {"compositor", "lipsync", "shared memory", "tritonserver"} <= parts.keys()
 
 
 def test_a_reading_is_the_kernels_own_sum(bench: Bench) -> None:
-    with bench.serving(bench.avatars, [DEMO_ID]) as server:
-        reading = read(server, [bench.avatars])
+    with bench.serving(bench.avatars) as server:
+        reading = read(server, bench.avatars)
         assert reading.total == pytest.approx(pss_bytes([server.pid]), rel=0.05)
 
 
 def test_a_repository_differs_only_in_the_number_of_compositors(tmp_path: Path) -> None:
     copy = model_repository(tmp_path / "models", 8)
-    for name in ("config.pbtxt", "configs/embedded.pbtxt"):
+    for name in CONFIGS:
         config = read_config(copy / COMPOSITOR_MODEL.name / name)
         original = read_config(ROOT / "model_repository" / COMPOSITOR_MODEL.name / name)
         assert [group.count for group in config.instance_group] == [8]
@@ -68,5 +64,5 @@ def test_a_repository_differs_only_in_the_number_of_compositors(tmp_path: Path) 
             for group in found.instance_group:
                 group.count = 1
         assert text_format.MessageToString(config) == text_format.MessageToString(original)
-    other = "avatar_frames/config.pbtxt"
+    other = "idle_frames/config.pbtxt"
     assert (copy / other).read_text() == (ROOT / "model_repository" / other).read_text()

@@ -55,7 +55,7 @@ SERVING = Section(
     "Serving without a network",
     "",
     (
-        Figure("serving.lipstream.cpu_ms", "Lipstream", 1.1, "ms/frame", "less"),
+        Figure("serving.lipstream.cpu_ms", "Lipstream", 0.45, "ms/frame", "less"),
         Figure("serving.separated.bytes", "separated", 3_690_000, "bytes/frame"),
     ),
     (STACKED,),

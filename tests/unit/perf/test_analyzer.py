@@ -59,12 +59,11 @@ async def sent_by_the_client(frames: int) -> list[Tensors]:
     sent: list[Tensors] = []
 
     async def answer(model: str, inputs: Tensors) -> dict[str, Any]:
-        assert model == "avatar_ann"
+        assert model == "avatar"
         sent.append(inputs)
         return {"JPEG": np.array([b"x"] * len(inputs["FRAME_INDEX"]), object)}
 
-    async with LipstreamClient(transport=MemoryTransport(answer, models=["avatar_ann"])) as client:
-        await client.load("ann")
+    async with LipstreamClient(transport=MemoryTransport(answer)) as client:
         stream = client.speak("ann", SPEECH, chunk_frames=frames, first_chunk_frames=None, in_flight=1)
         assert len([frame async for frame in stream]) == 34
     return sent
@@ -173,7 +172,7 @@ def program(tmp_path: Path) -> analyzer.Analyzer:
 
 
 def test_a_run_leaves_the_ensembles_file_and_the_steps(tmp_path: Path, program: analyzer.Analyzer) -> None:
-    target = Target("avatar_ann", "127.0.0.1:9", tmp_path / "requests.json")
+    target = Target("avatar", "127.0.0.1:9", tmp_path / "requests.json")
     out = tmp_path / "out"
     assert program.measure(target, 1, 2.5, out).requests_per_s == 7.76636
     assert {path.name for path in out.iterdir()} == {"c1.csv", "compositor_v1.c1.csv", "arguments"}
@@ -190,5 +189,5 @@ def test_a_run_that_fails_says_why_and_leaves_no_older_file(
     out.mkdir()
     (out / "c9.csv").write_text(ENSEMBLE_CSV)
     with pytest.raises(AnalyzerError, match="ended with 1: failed: no server"):
-        program.measure(Target("avatar_ann", "127.0.0.1:9", tmp_path / "r.json"), 9, 1, out)
+        program.measure(Target("avatar", "127.0.0.1:9", tmp_path / "r.json"), 9, 1, out)
     assert not list(out.iterdir())

@@ -9,9 +9,9 @@ from compositor_backend.errors import SettingsError
 from compositor_backend.manifest import Manifest
 from compositor_backend.pack import AvatarPack
 from export.avatar import AvatarSettings, NetworkSource, build_avatar
+from export.check import check_avatar
 from export.demo import avatar as demo
 from export.demo import presenter
-from export.model_configs import read_config
 from perf.copies import copy_avatar
 from tests.support.write_order import newer_than_their_checksums
 
@@ -24,7 +24,6 @@ def avatars(tmp_path_factory: pytest.TempPathFactory) -> Path:
         avatars=folder,
         network=NetworkSource(demo.WEIGHTS / demo.UNET_FILE),
         encoder=demo.WEIGHTS / demo.ENCODER_FILE,
-        encoder_name="demo",
     )
     build_avatar(
         settings, demo.PresenterFrames(count=2, workers=1), [presenter.face_box(i) for i in range(2)]
@@ -32,33 +31,28 @@ def avatars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_copy_is_a_whole_avatar_of_its_own(avatars: Path, tmp_path: Path) -> None:
-    files = copy_avatar(avatars, "demo", tmp_path, "twin")
+def test_a_copy_is_a_whole_avatar_with_a_network_of_its_own(avatars: Path, tmp_path: Path) -> None:
+    copy = copy_avatar(avatars, "demo", tmp_path, "twin")
+    assert copy == tmp_path / "twin"
     assert newer_than_their_checksums(tmp_path) == []
-    with AvatarPack(tmp_path / "avatar_twin") as twin, AvatarPack(avatars / "avatar_demo") as original:
+    check_avatar(copy)
+    with AvatarPack(copy) as twin, AvatarPack(avatars / "demo") as original:
         twin.verify()
-        assert (twin.manifest.id, twin.manifest.network) == ("twin", "lipsync_twin")
+        assert twin.manifest.id == "twin"
         assert twin.manifest.network_key == original.manifest.network_key
+        assert twin.manifest.graphs["network"].sha256 != original.manifest.graphs["network"].sha256
+        assert twin.manifest.graphs["encoder"] == original.manifest.graphs["encoder"]
         np.testing.assert_array_equal(twin.faces, original.faces)
         assert twin.frame_jpeg(1) == original.frame_jpeg(1)
-    assert set(files) == {*tmp_path.glob("avatar_twin/*.npy"), *tmp_path.glob("*/1/model.onnx")}
-    for model in ("lipsync", "avatar", "features"):
-        config = read_config(tmp_path / f"{model}_twin" / "config.pbtxt")
-        steps = [step.model_name for step in config.ensemble_scheduling.step]
-        assert config.name == f"{model}_twin"
-        assert ("lipsync_twin" in steps) == (model != "lipsync")
-    assert read_config(tmp_path / "lipsync_twin/configs/embedded.pbtxt").name == "lipsync_twin"
-    assert (tmp_path / "audio_encoder_demo/config.pbtxt").is_file()
 
 
-def test_a_copy_takes_the_place_of_the_last_one_and_shares_no_file(avatars: Path, tmp_path: Path) -> None:
+def test_a_copy_takes_the_place_of_the_last_one(avatars: Path, tmp_path: Path) -> None:
     copy_avatar(avatars, "demo", tmp_path, "twin")
-    (tmp_path / "avatar_twin" / "stale").touch()
+    (tmp_path / "twin" / "stale").touch()
     copy_avatar(avatars, "demo", tmp_path, "twin")
-    assert not (tmp_path / "avatar_twin" / "stale").exists()
-    assert Manifest.load(tmp_path / "avatar_twin").id == "twin"
-    for name in ("avatar_{}/faces.npy", "lipsync_{}/1/model.onnx"):
-        assert not (tmp_path / name.format("twin")).samefile(avatars / name.format("demo"))
+    assert not (tmp_path / "twin" / "stale").exists()
+    assert Manifest.load(tmp_path / "twin").id == "twin"
+    assert not (tmp_path / "twin" / "network.onnx").samefile(avatars / "demo" / "network.onnx")
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:

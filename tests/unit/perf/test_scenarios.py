@@ -41,15 +41,12 @@ class Server:
         return answer(inputs)
 
 
-async def connect(server: Server) -> LipstreamClient:
-    transport = MemoryTransport(server, models=("avatar_demo", "idle_frames"))
-    for model in ("avatar_demo", "idle_frames"):
-        await transport.load(model, 1)
-    return LipstreamClient(transport=transport)
+def connect(server: Server) -> LipstreamClient:
+    return LipstreamClient(transport=MemoryTransport(server))
 
 
 async def test_live_viewers_see_every_frame_whose_sound_has_come() -> None:
-    async with await connect(Server()) as client:
+    async with connect(Server()) as client:
         log = await live_streams(client, "demo", PCM, streams=3, span_s=1.0)
     # 25 frames of sound each, of which the last 12 are looked ahead at: two chunks of five.
     assert len(log.age_s) == len(log.late_s) == 3 * 10
@@ -59,7 +56,7 @@ async def test_live_viewers_see_every_frame_whose_sound_has_come() -> None:
 
 
 async def test_a_slow_server_is_seen_in_the_age_of_frames() -> None:
-    async with await connect(Server(delay_s=0.3)) as client:
+    async with connect(Server(delay_s=0.3)) as client:
         log = await live_streams(client, "demo", PCM, streams=1, span_s=1.0)
     assert min(log.age_s) >= 0.3
 
@@ -87,7 +84,7 @@ async def test_the_largest_number_that_works_is_found(most: int) -> None:
 
 async def test_saturation_is_a_given_amount_of_work_shared() -> None:
     server = Server()
-    async with await connect(server) as client:
+    async with connect(server) as client:
         went = await saturate(client, "demo", PCM, clients=3, frames=150, chunk_frames=10)
     assert sum(server.wanted) == 150
     assert set(server.wanted) == {10}
@@ -96,7 +93,7 @@ async def test_saturation_is_a_given_amount_of_work_shared() -> None:
 
 
 async def test_frames_that_are_missing_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with await connect(Server()) as client:
+    async with connect(Server()) as client:
         speak = client.speak
 
         async def forgetful(*arguments: Any, **options: Any) -> Any:
@@ -112,7 +109,7 @@ async def test_frames_that_are_missing_are_counted(monkeypatch: pytest.MonkeyPat
 
 async def test_latencies_are_of_requests_asked_for_by_the_clock() -> None:
     server = Server(delay_s=0.05)
-    async with await connect(server) as client:
+    async with connect(server) as client:
         taken = await request_latencies(client, "demo", PCM, frames_per_s=100, streams=4, span_s=0.5)
     assert set(server.wanted) == {5}
     # 20 requests a second for half a second, but for those that would begin after it.
@@ -121,13 +118,13 @@ async def test_latencies_are_of_requests_asked_for_by_the_clock() -> None:
 
 
 async def test_every_stranger_asks_however_short_the_time() -> None:
-    async with await connect(Server()) as client:
+    async with connect(Server()) as client:
         assert len(await request_latencies(client, "demo", PCM, 1000, streams=4, span_s=0.001)) == 4
 
 
 async def test_the_first_frame_is_timed_twice_and_the_second_time_it_interrupts() -> None:
     server = Server(delay_s=0.02)
-    async with await connect(server) as client:
+    async with connect(server) as client:
         first, again = await first_frame_s(client, "demo", PCM)
     assert first >= 0.02
     assert again >= 0.02
@@ -135,7 +132,7 @@ async def test_the_first_frame_is_timed_twice_and_the_second_time_it_interrupts(
 
 async def test_idle_viewers_take_frames_by_their_clocks() -> None:
     server = Server()
-    async with await connect(server) as client:
+    async with connect(server) as client:
         log = await idle_streams(client, "demo", streams=4, span_s=0.4)
     assert log.disordered == 0
     assert len(log.late_s) == 4 * 10

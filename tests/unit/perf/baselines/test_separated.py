@@ -7,7 +7,6 @@ import onnx
 import pytest
 
 from compositor_backend.compositor import compose
-from export.model_configs import EMBEDDED_CONFIG, PRODUCTION_CONFIG
 from perf.baselines.float_graph import BaselineError, float_graph, float_model
 from perf.baselines.separated import SeparatedClient, build_separated
 from perf.null_network import KEY
@@ -49,21 +48,21 @@ async def test_backgrounds_are_not_drawn_upon(tmp_path: Path) -> None:
     np.testing.assert_array_equal(material.frames, before)
 
 
-def test_the_model_has_the_avatars_network_and_configs_for_triton(tmp_path: Path) -> None:
-    served = tmp_path / "avatars" / "lipsync_ann" / "1" / "model.onnx"
+def test_the_model_has_the_avatars_network_and_a_config_for_triton(tmp_path: Path) -> None:
+    served = tmp_path / "avatars" / "ann" / "network.onnx"
     served.parent.mkdir(parents=True)
     null_network(tmp_path).rename(served)
     for _ in range(2):  # a second time, over the first
         folder = build_separated(tmp_path / "repository", tmp_path / "avatars", "ann")
     assert folder == tmp_path / "repository" / "separated_ann"
     assert onnx.load(str(folder / "1" / "model.onnx")) == float_graph(served)
-    for name in (PRODUCTION_CONFIG, EMBEDDED_CONFIG):
-        config = read_config(folder / name)
-        assert_config_matches(config, float_model("separated_ann", 320, (32, 16, 16)))
-        assert config.max_batch_size == 32
-        assert config.HasField("dynamic_batching")
+    assert (folder / "1" / "model.py").is_file()
+    config = read_config(folder / "config.pbtxt")
+    assert_config_matches(config, float_model("separated_ann", 320, (32, 16, 16)))
+    assert config.max_batch_size == 32
+    assert config.HasField("dynamic_batching")
 
 
 def test_an_avatar_without_a_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BaselineError, match=r"there is no .*lipsync_ann"):
+    with pytest.raises(BaselineError, match=r"there is no .*ann/network\.onnx"):
         build_separated(tmp_path / "repository", tmp_path, "ann")
