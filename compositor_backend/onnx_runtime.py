@@ -114,9 +114,13 @@ class Runtime:
         if save_to is not None:
             options.optimized_model_filepath = str(save_to)
         try:
-            session = onnxruntime.InferenceSession(data, options, providers=self._providers(graph))
+            session = onnxruntime.InferenceSession(
+                data, options, providers=self._providers(graph), enable_fallback=0
+            )
         except _ERRORS as error:
             raise NetworkError(f"{graph.path} does not open: {_first_line(error)}") from error
+        # Kept by the class so that it could be opened again with other providers: as much memory as the weights.
+        session._model_bytes = None
         if self.device.kind == "GPU" and session.get_providers() == [CPU]:
             raise NetworkError(
                 f"{graph.path}: no GPU provider of onnxruntime started; its log has the reason"
