@@ -29,7 +29,7 @@ from compositor_backend.load_journal import LoadJournal
 from compositor_backend.saved_graphs import SavedGraphs
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-DEFAULT_SCRATCH_BYTES = {"CPU": 64 << 20, "GPU": 512 << 20}
+DEFAULT_SCRATCH_BYTES = {"CPU": 64 << 20, "GPU": 128 << 20}
 """Activations of one run. On a CPU more rows at a time no longer fit the caches: row by row the demo's network takes
 17 % less time than in batches of 25."""
 MAX_SAVED_BYTES = 8 << 30

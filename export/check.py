@@ -21,6 +21,7 @@ from compositor_backend.manifest import ENCODER, MANIFEST_NAME, NETWORK, NETWORK
 from compositor_backend.pack import AvatarPack, file_sha256
 from export.atomic import STAGE_PREFIX, finish_ready_stages
 from export.avatar import STAMP_FILE, audio_mode
+from export.engine_check import engine_findings
 from export.errors import ExportError
 from export.picture_parity import PictureLimits, compare, run_graph, trial_inputs
 from export.served_graph import inspect_encoder, inspect_network
@@ -86,6 +87,8 @@ def check_avatar(folder: Path) -> Iterator[Finding]:
             yield Finding(avatar_id, part, True, check())
         except LipstreamError as error:
             yield Finding(avatar_id, part, False, str(error))
+    for good, text in engine_findings(folder, manifest):
+        yield Finding(avatar_id, "engines", good, text)
 
 
 # --- manifest and pack ---
@@ -202,5 +205,4 @@ def _files(manifest: Manifest, folder: Path) -> str:
     others = sorted(path.name for path in folder.iterdir() if path.name not in known)
     if others:
         raise ExportError(f"{folder} holds {others[0]}, which is no part of an avatar")
-    engines = sorted(path.name for path in (folder / ENGINES_FOLDER).glob("*") if path.is_dir())
-    return f"engines for {', '.join(engines)}" if engines else "no engines"
+    return "no others than an avatar's"

@@ -1,9 +1,9 @@
 """What serving takes of a machine's memory, and how many avatars stay resident: computed from a network's graph.
 
 Each instance of `lipsync` is a process: it needs what any process on that device needs, the arena that its runs take
-their activations from, and each of its resident networks. Instances share nothing. On a GPU networks are sized for half
-precision, on a CPU for float32, which is what each serves. The one instance of `audio_encoder` is counted as its configs
-let it grow; the other models, which have no networks, are not.
+their activations from, and each of its resident networks. Instances share nothing. On a GPU networks are sized for
+half precision, on a CPU for float32, which is what each serves. The one instance of `audio_encoder` is counted as its
+configs let it grow; the other models, which have no networks, are not.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ PROCESS_BYTES = 45_000_000
 """A Python process with onnxruntime and numpy, before a network is opened; measured."""
 SESSION_BYTES = 1_300_000
 """What a session on a CPU takes beside its weights; measured with the U-Nets of both families."""
-HOST_COPIES = 2
-"""onnxruntime's Python class keeps what it was opened from, beside the weights themselves; measured."""
 ENCODER_CACHE_BYTES = {"GPU": 256 * MIB, "CPU": 128 * MIB}
 ENCODER_SCRATCH_BYTES = {"GPU": 128 * MIB, "CPU": 64 * MIB}
 """`network_cache_mib` and `scratch_mib` of `audio_encoder`."""
@@ -154,7 +152,7 @@ def gpu_plan_of(
             weight_bytes=weight_bytes,
             network_bytes=weight_bytes + HANDLES_BYTES,
             file_bytes=file_bytes,
-            encoder_bytes=_encoder_bytes("GPU", context_bytes + WORKSPACE_BYTES, 1),
+            encoder_bytes=_encoder_bytes("GPU", context_bytes + WORKSPACE_BYTES),
         )
     )
 
@@ -196,9 +194,9 @@ def cpu_plan_of(
             rows=rows,
             arena=memory.use(rows, served_policy(scratch_bytes)),
             weight_bytes=weight_bytes,
-            network_bytes=HOST_COPIES * weight_bytes + SESSION_BYTES,
+            network_bytes=weight_bytes + SESSION_BYTES,
             file_bytes=file_bytes,
-            encoder_bytes=_encoder_bytes("CPU", PROCESS_BYTES, HOST_COPIES),
+            encoder_bytes=_encoder_bytes("CPU", PROCESS_BYTES),
         )
     )
 
@@ -208,8 +206,8 @@ def rows_of(row_bytes: int, scratch_bytes: int) -> int:
     return min(MAX_FRAMES, max(1, scratch_bytes // row_bytes))
 
 
-def _encoder_bytes(device: str, process_bytes: int, copies: int) -> int:
-    return process_bytes + ENCODER_SCRATCH_BYTES[device] + copies * ENCODER_CACHE_BYTES[device]
+def _encoder_bytes(device: str, process_bytes: int) -> int:
+    return process_bytes + ENCODER_SCRATCH_BYTES[device] + ENCODER_CACHE_BYTES[device]
 
 
 def _filled(plan: MemoryPlan) -> MemoryPlan:

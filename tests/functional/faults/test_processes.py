@@ -46,7 +46,7 @@ def served(avatars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 async def speak(url: str, avatar: str) -> list[bytes]:
-    retry = RetryPolicy(patience_s=120)
+    retry = RetryPolicy(unavailable_s=120)
     async with LipstreamClient(url, idle_frames=False, retry=retry) as client:
         return [frame.jpeg async for frame in client.speak(avatar, golden.speech(), chunk_frames=5)]
 

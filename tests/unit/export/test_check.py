@@ -50,7 +50,7 @@ def test_a_whole_avatar(whole: Path) -> None:
     assert texts["pack"].startswith("4 frames of 120x90 px")
     assert texts["network"] == "328 family, ave, key and checksum equal"
     assert texts["audio encoder"] == "checksum equal"
-    assert texts["files"] == "no engines"
+    assert texts["files"] == "no others than an avatar's"
     assert list(check_avatars(whole / "ann")) == found
 
 
