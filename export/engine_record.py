@@ -46,7 +46,7 @@ class EngineRecord:
             value = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ExportError(f"{path} is not there") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ExportError(f"{path} cannot be read: {str(error)[:200]}") from error
         fields = {field.name: field.type for field in dataclasses.fields(cls)}
         if not isinstance(value, dict) or set(value) != set(fields):

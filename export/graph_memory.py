@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, shape_inference
 
 from export.arena_model import ArenaPolicy, ArenaUse, Step, Value, arena_use
@@ -80,7 +81,7 @@ def read_memory(path: Path, channels: int = 1) -> GraphMemory:
         model = onnx.load(str(path), load_external_data=False)
         _set_batch(model.graph, 1)
         graph = shape_inference.infer_shapes(model, strict_mode=False, data_prop=True).graph
-    except (ValueError, RuntimeError, OSError, onnx.shape_inference.InferenceError) as error:
+    except (ValueError, RuntimeError, OSError, DecodeError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
             f"{path}: the shapes of its values cannot be inferred: {str(error)[:200]}"
         ) from error

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from compositor_backend.contract import MAX_FRAMES
 from compositor_backend.manifest import NETWORK, NETWORK_FP16, Manifest
-from compositor_backend.onnx_runtime import DEFAULT_SCRATCH_BYTES
+from compositor_backend.onnx_runtime import DEFAULT_SCRATCH_BYTES, arena_region_bytes
 from export.arena_model import ArenaPolicy, ArenaUse
 from export.errors import ExportError
 from export.graph_memory import CPU_CHANNELS, GraphMemory, read_memory
@@ -99,8 +99,7 @@ class MemoryPlan:
 
 def served_policy(scratch_bytes: int) -> ArenaPolicy:
     """How `compositor_backend.onnx_runtime` has memory used, for runs of `scratch_bytes`."""
-    del scratch_bytes  # regions are as large as what is asked for
-    return ArenaPolicy()
+    return ArenaPolicy(reuse_shapes=False, region_bytes=arena_region_bytes(scratch_bytes))
 
 
 def gpu_plan(
