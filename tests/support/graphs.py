@@ -30,10 +30,20 @@ def adding_graph(value: float = 1.0, width: int = 4, weights: int = 0) -> onnx.M
 
 def endless_graph(width: int = 4) -> onnx.ModelProto:
     """Opens, and never comes to the end of its first run: a loop of 2^62 turns."""
+    return _model(
+        [*endless_loop("zero", "turns"), helper.make_node("Add", ["X", "turns"], ["Y"])],
+        {"zero": np.array(0, np.float32)},
+        width,
+    )
+
+
+def endless_loop(start: str, result: str) -> list[onnx.NodeProto]:
+    """Nodes that count 2^62 turns on from the number `start`, float32 []."""
+    one = numpy_helper.from_array(np.array(1, np.float32), "one turn")
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go_on"], ["go_on_out"]),
-            helper.make_node("Add", ["turns_in", "one"], ["turns_out"]),
+            helper.make_node("Add", ["turns_in", "one turn"], ["turns_out"]),
         ],
         "body",
         [
@@ -45,16 +55,17 @@ def endless_graph(width: int = 4) -> onnx.ModelProto:
             helper.make_tensor_value_info("go_on_out", TensorProto.BOOL, []),
             helper.make_tensor_value_info("turns_out", TensorProto.FLOAT, []),
         ],
-        [numpy_helper.from_array(np.array(1, np.float32), "one")],
+        [one],
     )
-    return _model(
-        [
-            helper.make_node("Loop", ["count", "true", "zero"], ["turns"], body=body),
-            helper.make_node("Add", ["X", "turns"], ["Y"]),
-        ],
-        {"count": np.array(2**62), "true": np.array(True), "zero": np.array(0, np.float32)},
-        width,
-    )
+    return [
+        _constant("all turns", np.array(2**62)),
+        _constant("at first", np.array(True)),
+        helper.make_node("Loop", ["all turns", "at first", start], [result], body=body),
+    ]
+
+
+def _constant(name: str, value: NDArray[np.generic]) -> onnx.NodeProto:
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
 
 
 def write_graph(path: Path, model: onnx.ModelProto, row_bytes: int = 1000) -> GraphFile:
