@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from client import LipstreamClient, RetryPolicy
@@ -21,6 +22,8 @@ pytestmark = [pytest.mark.functional, pytest.mark.slow]
 AVATARS = [f"face-{number}" for number in range(8)]
 BACK_S = 15.0 * float(os.environ.get("LIPSTREAM_PATIENCE", "4"))
 """In `make faults` nothing else runs; elsewhere the machine may be busy."""
+LONG = np.tile(golden.speech(), 4)
+"""So that no stream is over before the last one has begun."""
 MODELS = ("audio_features", "audio_encoder", "audio_windows", "lipsync", "compositor")
 
 
@@ -45,10 +48,15 @@ def served(avatars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield server
 
 
-async def speak(url: str, avatar: str) -> list[bytes]:
-    retry = RetryPolicy(unavailable_s=120)
+async def speak(url: str, avatar: str, begun: asyncio.Event | None = None) -> list[bytes]:
+    """The frames of an utterance; `begun` is set when the first one is there."""
+    retry, jpegs = RetryPolicy(unavailable_s=120), []
     async with LipstreamClient(url, idle_frames=False, retry=retry) as client:
-        return [frame.jpeg async for frame in client.speak(avatar, golden.speech(), chunk_frames=5)]
+        async for frame in client.speak(avatar, LONG, chunk_frames=5, in_flight=1):
+            jpegs.append(frame.jpeg)
+            if begun is not None:
+                begun.set()
+    return jpegs
 
 
 def victim(served: Served, name: str) -> int:
@@ -71,9 +79,13 @@ def victim(served: Served, name: str) -> int:
 async def test_no_viewer_loses_a_frame(served: Served, name: str, how: signal.Signals) -> None:
     alone = [await speak(served.url, avatar) for avatar in AVATARS]
     assert len({frames[0] for frames in alone}) == len(AVATARS), "a wrong face would be seen"
-    watching = [asyncio.create_task(speak(served.url, avatar)) for avatar in AVATARS]
-    before = served.health()["restarts"]
-    await asyncio.sleep(0)  # they have begun
+    before, begun = served.health()["restarts"], [asyncio.Event() for _ in AVATARS]
+    watching = [
+        asyncio.create_task(speak(served.url, avatar, event))
+        for avatar, event in zip(AVATARS, begun, strict=True)
+    ]
+    await asyncio.gather(*(event.wait() for event in begun))
+    assert not any(stream.done() for stream in watching)
     os.kill(victim(served, name), how)
     struck_s = time.monotonic()
     while served.health()["restarts"] == before or not served.health()["ready"]:
