@@ -13,8 +13,8 @@ import math
 import os
 import platform
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,10 +90,13 @@ class Runtime:
                 opening.enter_context(self._journal.opening(graph.sha256))
             except OSError as error:
                 self._warn(f"the journal of the cache folder cannot be written: {error}")
-            opening.enter_context(_ending_process_after(self._load_timeout_s, graph, self._warn))
-            session = self._session(graph)
+            with self._limit(graph):
+                session = self._session(graph)
             rows = max(1, self._scratch_bytes // graph.row_bytes)
-            return Network(graph, session, rows, opening.pop_all())
+            return Network(graph, session, rows, opening.pop_all(), lambda: self._limit(graph))
+
+    def _limit(self, graph: GraphFile) -> AbstractContextManager[None]:
+        return _ending_process_after(self._load_timeout_s, graph, self._warn)
 
     def _session(self, graph: GraphFile) -> Any:
         data = _read(graph)
@@ -174,13 +177,24 @@ class Runtime:
 
 
 class Network:
-    """An open graph. `rows` of a batch are computed at a time; its first run still belongs to opening it."""
+    """An open graph. `rows` of a batch are computed at a time; its first run still belongs to opening it.
 
-    def __init__(self, graph: GraphFile, session: Any, rows: int, opening: ExitStack) -> None:
+    `opening` is left when that is over, and `limit` entered for that run: it ends the process if it takes too long.
+    """
+
+    def __init__(
+        self,
+        graph: GraphFile,
+        session: Any,
+        rows: int,
+        opening: ExitStack,
+        limit: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         self.graph = graph
         self.rows = rows
         self._session = session
         self._opening = opening
+        self._limit: Callable[[], AbstractContextManager[None]] = limit
 
     @property
     def nbytes(self) -> int:
@@ -199,7 +213,8 @@ class Network:
             for name, tensor in outputs.items():
                 shape, pointer = tensor.shape, tensor.ctypes.data
                 binding.bind_output(name, "cpu", 0, tensor.dtype.type, shape, pointer)
-            self._session.run_with_iobinding(binding)
+            with self._limit():
+                self._session.run_with_iobinding(binding)
         except _ERRORS as error:
             raise NetworkError(f"{self.graph.path} does not run: {_first_line(error)}") from error
         finally:
@@ -208,6 +223,7 @@ class Network:
     def settle(self) -> None:
         """Say that opening the network is over, whether it was run or not; again does nothing."""
         self._opening.close()
+        self._limit = nullcontext
 
 
 def tensorrt_options(engines: Path) -> dict[str, str]:
@@ -295,7 +311,8 @@ def _read(graph: GraphFile) -> bytes:
     return data
 
 
-def _ending_process_after(seconds: float, graph: GraphFile, warn: Callable[[str], None]) -> ExitStack:
+@contextmanager
+def _ending_process_after(seconds: float, graph: GraphFile, warn: Callable[[str], None]) -> Iterator[None]:
     """End this process if the block is not left within `seconds`: nothing else ends a call into onnxruntime."""
 
     def end() -> None:
@@ -305,9 +322,10 @@ def _ending_process_after(seconds: float, graph: GraphFile, warn: Callable[[str]
     timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
-    stack = ExitStack()
-    stack.callback(timer.cancel)
-    return stack
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _processor() -> str:

@@ -41,10 +41,10 @@ def avatars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "avatars"
 
 
-@pytest.fixture(scope="module")
-def served(avatars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("served")
-    with serving(avatars, "--cache", str(folder / "graphs"), log=folder / "triton.log") as server:
+@pytest.fixture
+def served(avatars: Path, tmp_path: Path) -> Iterator[Served]:
+    """A server of the test's own: one whose processes die again and again is started later and later."""
+    with serving(avatars, "--cache", str(tmp_path / "graphs"), log=tmp_path / "triton.log") as server:
         yield server
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,7 @@ def test_as_many_rows_at_a_time_as_the_scratch_holds(tmp_path: Path, row_bytes: 
 
 _OPENS = """
 import sys
+import threading
 from pathlib import Path
 import numpy as np
 from compositor_backend.graph_file import GraphFile
@@ -148,3 +150,11 @@ def test_a_graph_that_hangs_ends_its_process_and_is_then_refused(tmp_path: Path)
         assert "still being opened" in ended.stdout
     with pytest.raises(RefusedNetworkError):
         runtime(cache).open(graph)
+
+
+def test_a_network_that_is_not_run_at_once_has_all_the_time(tmp_path: Path) -> None:
+    graph = write_graph(tmp_path / "a.onnx", adding_graph(2))
+    network = runtime(tmp_path / "cache").open(graph)
+    limits = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    assert all(limit.finished.is_set() for limit in limits)
+    network.settle()
