@@ -90,13 +90,13 @@ class NetworkCache(Generic[_Network]):
             self._counts.resident_bytes = self._resident_bytes()
             return CacheCounts(**vars(self._counts))
 
-    def acquire(self, key: str) -> _Network | None:
-        """The network if it is resident, in use until `release`; None if it has to be loaded."""
+    def acquire(self, key: str, requests: int = 1) -> _Network | None:
+        """The network for so many requests, in use until `release`; None if it has to be loaded."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
                 return None
-            self._counts.hits += 1
+            self._counts.hits += requests
             self._entries.move_to_end(key)
             entry.users += 1
             return entry.network
@@ -107,14 +107,20 @@ class NetworkCache(Generic[_Network]):
             self._entries[key].users -= 1
 
     def load(
-        self, key: str, nbytes: int, open_network: Callable[[], _Network], loaded: Loaded[_Network]
+        self,
+        key: str,
+        nbytes: int,
+        open_network: Callable[[], _Network],
+        loaded: Loaded[_Network],
+        requests: int = 1,
     ) -> None:
         """Have the network opened in a loader thread, once however many ask; `loaded` is called there.
 
-        One that has become resident since `acquire` is handed over likewise. `nbytes` is the room that it will take.
+        One that has become resident since `acquire` is handed over likewise. `nbytes` is the room that it will take,
+        `requests` how many wait for it here.
         """
         with self._lock:
-            self._counts.misses += 1
+            self._counts.misses += requests
             load = self._loads.get(key)
             if load is None:
                 load = self._loads[key] = _Load(key, nbytes, open_network)

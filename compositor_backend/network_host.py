@@ -91,8 +91,8 @@ class _Job(Generic[_Work]):
 class NetworkHost(Generic[_Work]):
     """The networks of one model instance, and the requests that wait for them.
 
-    `open_network` opens a graph; `report` is told the cache's counts after each batch and each load, `warn` what goes
-    to the log.
+    `open_network` opens a graph; `report` is told the cache's counts after each batch and each load, from one thread at
+    a time; `warn` is told what goes to the log.
     """
 
     def __init__(
@@ -108,6 +108,8 @@ class NetworkHost(Generic[_Work]):
         self._open_network = open_network
         self._cache: NetworkCache[Network] = NetworkCache(budget_bytes)
         self._report = report
+        # Triton 2.51's Python backend crashes where two threads set metrics at the same time.
+        self._reporting = threading.Lock()
         self._warn = warn
         # One run at a time: two would take their activations from the arena at once, and share the same cores.
         self._computing = threading.Lock()
@@ -119,7 +121,7 @@ class NetworkHost(Generic[_Work]):
         responses: list[Any] = [None] * len(exchanges)
         resident = []
         for graph, jobs in self._grouped(exchanges, responses).items():
-            network = None if graph is None else self._cache.acquire(graph.sha256)
+            network = None if graph is None else self._cache.acquire(graph.sha256, len(jobs))
             if graph is not None and network is None:
                 self._defer(graph, jobs, responses)
             else:
@@ -131,7 +133,7 @@ class NetworkHost(Generic[_Work]):
             finally:
                 if network is not None:
                     self._cache.release(network.graph.sha256)
-        self._report(self._cache.counts)
+        self._tell()
         return responses
 
     def warm(self, avatar_id: str) -> None:
@@ -161,6 +163,10 @@ class NetworkHost(Generic[_Work]):
     def close(self) -> None:
         """End the loader threads and let the networks go."""
         self._cache.close()
+
+    def _tell(self) -> None:
+        with self._reporting:
+            self._report(self._cache.counts)
 
     def _grouped(
         self, exchanges: Sequence[Exchange], responses: list[Any]
@@ -200,10 +206,12 @@ class NetworkHost(Generic[_Work]):
             # Of the inputs that are kept: the others are gone when this batch is over.
             deferred.append(_Job(job.index, job.exchange, self._model.work(job.exchange.inputs)))
         if deferred:
-            self._load(graph, lambda found: self._finish(deferred, found))
+            self._load(graph, lambda found: self._finish(deferred, found), len(deferred))
 
-    def _load(self, graph: GraphFile, loaded: Callable[[Network | Exception], None]) -> None:
-        self._cache.load(graph.sha256, graph.nbytes, lambda: self._open_network(graph), loaded)
+    def _load(
+        self, graph: GraphFile, loaded: Callable[[Network | Exception], None], requests: int = 1
+    ) -> None:
+        self._cache.load(graph.sha256, graph.nbytes, lambda: self._open_network(graph), loaded, requests)
 
     def _enter(self) -> bool:
         with self._deferred_lock:
@@ -229,7 +237,7 @@ class NetworkHost(Generic[_Work]):
                 self._deferred -= len(jobs)
             if not isinstance(found, Exception):
                 found.settle()
-            self._report(self._cache.counts)
+            self._tell()
 
 
 def _as_answer(error: Exception, work: Work) -> Exception:

@@ -103,11 +103,11 @@ def _warm(host: NetworkHost[Any], avatars: Sequence[str]) -> None:
 def _reporter(metrics: triton.Metrics) -> Callable[[CacheCounts], None]:
     setters = [(field, metrics.gauge(name, text)) for field, name, text in _FIGURES]
     setters += [(field, metrics.counter(name, text)) for field, name, text in _COUNTERS]
-    last = CacheCounts()
+    told = CacheCounts()
 
     def report(counts: CacheCounts) -> None:
-        nonlocal last
-        before, last = last, counts
+        nonlocal told
+        before, told = told, counts
         for field, setter in setters:
             if getattr(counts, field) != getattr(before, field):
                 setter(getattr(counts, field))

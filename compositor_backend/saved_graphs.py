@@ -13,9 +13,12 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+
+_TRIMS = 64
+"""Looking at thousands of saved graphs takes a while: a process does so once for each such part of the limit."""
 
 
 class SavedGraphs:
@@ -25,6 +28,7 @@ class SavedGraphs:
         self._root = folder / "graphs"
         self._folder = self._root / hashlib.sha256(runtime.encode()).hexdigest()[:16]
         self._limit_bytes = limit_bytes
+        self._untrimmed_bytes = limit_bytes  # what earlier processes left is not known: the first save looks
 
     def find(self, sha256: str) -> bytes | None:
         """The saved graph of the graph with that SHA-256 (hex), None if there is none that is whole."""
@@ -46,20 +50,35 @@ class SavedGraphs:
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=self._folder) as draft:
             path = Path(draft) / "graph.onnx"
             write(path)
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            path.replace(folder / f"{digest}.onnx")
-        self._trim()
+            data = path.read_bytes()
+            path.replace(folder / f"{hashlib.sha256(data).hexdigest()}.onnx")
+        self._untrimmed_bytes += len(data)
+        if self._untrimmed_bytes >= self._limit_bytes // _TRIMS:
+            self._untrimmed_bytes = 0
+            self._trim()
 
     def _trim(self) -> None:
-        """Another process may take the same files away at the same time."""
-        found = []
-        for path in self._root.glob("*/*/*.onnx"):
-            with suppress(OSError):
-                status = path.stat()
-                found.append((status.st_mtime_ns, status.st_size, path))
+        found = list(self._found())
         total = sum(size for _, size, _ in found)
         for _, size, path in sorted(found)[:-1]:
             if total <= self._limit_bytes:
                 return
             shutil.rmtree(path.parent, ignore_errors=True)
             total -= size
+
+    def _found(self) -> Iterator[tuple[int, int, Path]]:
+        """Time of the last use, size and path of each; others may take them away at the same time."""
+        for runtime in _folders(self._root):
+            for graph in _folders(runtime):
+                with suppress(OSError):
+                    for entry in os.scandir(graph):
+                        status = entry.stat()
+                        yield status.st_mtime_ns, status.st_size, Path(entry.path)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder; hidden ones are left out, since somebody is just writing them."""
+    try:
+        return [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != "."]
+    except OSError:
+        return []

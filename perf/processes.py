@@ -9,9 +9,15 @@ from pathlib import Path
 
 import psutil
 
+from compositor_backend.errors import LipstreamError
+
 SERVER = "tritonserver"
 """The role of Triton's own process; those of its Python processes are their models' names."""
 _STUB = "triton_python_backend_stub"
+
+
+class EndedError(LipstreamError):
+    """A process that was to be measured is gone; the message is one sentence for the user."""
 
 
 def cpu_s(pids: Iterable[int]) -> float:
@@ -48,16 +54,26 @@ def memory_of(pids: Iterable[int]) -> list[Memory]:
 
 
 def processes_by_role(pid: int) -> dict[str, list[psutil.Process]]:
-    """The processes of a Triton: its own, and the Python ones by the model that they run."""
-    root = psutil.Process(pid)
+    """The processes of a Triton: its own, and the Python ones by the model that they run.
+
+    `EndedError` if one of them has ended.
+    """
     roles: dict[str, list[psutil.Process]] = {}
-    for process in (root, *root.children(recursive=True)):
-        command = process.cmdline()
-        is_stub = bool(command) and Path(command[0]).name == _STUB
-        # A stub's first argument is <repository>/<model>/<version>/<file>.
-        role = Path(command[1]).parts[-3] if is_stub else SERVER
-        roles.setdefault(role, []).append(process)
+    try:
+        root = psutil.Process(pid)
+        for process in (root, *root.children(recursive=True)):
+            roles.setdefault(_role(process.cmdline()), []).append(process)
+    except psutil.NoSuchProcess as error:
+        raise EndedError(
+            f"process {error.pid} of Triton ended while it was measured; its log says why"
+        ) from error
     return roles
+
+
+def _role(command: list[str]) -> str:
+    """A stub's first argument is <repository>/<model>/<version>/<file>."""
+    is_stub = bool(command) and Path(command[0]).name == _STUB
+    return Path(command[1]).parts[-3] if is_stub else SERVER
 
 
 def _cpu_s(process: psutil.Process) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,12 +92,10 @@ async def test_the_demo_says_its_sentence_as_before(triton: TritonServer) -> Non
     assert idle(triton.grpc_url, "demo", len(recorded["idle"])) == recorded["idle"]
 
 
-async def test_eight_clients_of_eight_avatars_share_runs_and_get_what_each_gets_alone(
+async def test_clients_of_every_family_get_together_what_each_gets_alone(
     triton: TritonServer,
 ) -> None:
     """Requests of different avatars are put together at the networks; nobody's frames show it."""
-    import asyncio
-
     avatars = [name for name, recorded in RECORDED["families"].items() if recorded["speech"]]
     together = await asyncio.gather(
         *(spoken(triton.grpc_url, avatar, golden.speech(), 5) for avatar in avatars)

@@ -14,6 +14,7 @@ import pytest
 
 from client import LipstreamClient, RetryPolicy
 from export.avatar import AvatarSettings, NetworkSource, build_avatar
+from tests.functional.chain.wire import counts
 from tests.support import golden
 from tests.support.served import Served, serving
 
@@ -61,6 +62,15 @@ async def speak(url: str, avatar: str, begun: asyncio.Event | None = None) -> li
 
 def victim(served: Served, name: str) -> int:
     return served.triton if name == "triton" else served.stubs(name)[0]
+
+
+async def test_eight_avatars_share_runs_and_get_what_each_gets_alone(served: Served) -> None:
+    alone = [await speak(served.url, avatar) for avatar in AVATARS]
+    assert len({frames[0] for frames in alone}) == len(AVATARS)
+    before = counts(served.url, "lipsync")
+    assert await asyncio.gather(*(speak(served.url, avatar) for avatar in AVATARS)) == alone
+    requests, _, executions = np.subtract(counts(served.url, "lipsync"), before)
+    assert executions < requests
 
 
 @pytest.mark.parametrize(

@@ -94,13 +94,11 @@ def make(runtime: Runtime) -> Iterator[Make]:
         model: NetworkModel[Any],
         open_network: Callable[[GraphFile], Network] = runtime.open,
         budget: int = 1 << 30,
+        report: Callable[[CacheCounts], None] = lambda counts: None,
     ) -> NetworkHost[Any]:
-        made.append(
-            NetworkHost(model, open_network, budget, report=lambda counts: counted.append(counts), warn=print)
-        )
+        made.append(NetworkHost(model, open_network, budget, report=report, warn=print))
         return made[-1]
 
-    counted: list[CacheCounts] = []
     yield make
     for host in made:
         host.close()
@@ -242,6 +240,34 @@ def test_a_warm_avatar_does_not_wait(avatars: Path, make: Make) -> None:
     assert not asked.deferred
     with pytest.raises(RequestError):
         host.warm("nobody")
+
+
+def test_counts_are_told_from_one_thread_at_a_time_and_the_last_are_the_latest(
+    avatars: Path, make: Make
+) -> None:
+    """A loader thread and Triton's tell at the same time; the first waits for a second one to come in."""
+    told: list[CacheCounts] = []
+    inside, second, together = threading.Lock(), threading.Event(), threading.Event()
+
+    def report(counts: CacheCounts) -> None:
+        if not inside.acquire(blocking=False):
+            together.set()
+            second.set()
+            return
+        second.wait(0.2)
+        told.append(counts)
+        inside.release()
+
+    host = make(Lipsync(PackCache(avatars, 1 << 30)), report=report)
+    for asked in (
+        [mouths("ann"), mouths("ann", 4)],
+        [mouths("bob")],
+        [mouths("ann"), mouths("bob"), mouths("ann")],
+    ):
+        answers(host, *asked)
+    host.close()
+    assert not together.is_set()
+    assert (told[-1].hits, told[-1].misses, told[-1].loads) == (3, 3, 2)
 
 
 def windows(avatar: str, count: int = 20) -> Asked:

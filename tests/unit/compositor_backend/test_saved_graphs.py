@@ -76,3 +76,24 @@ def test_one_that_is_larger_than_the_limit_is_kept_alone(tmp_path: Path) -> None
     saved.save(TWO, write(bytes(100)))
     assert saved.find(ONE) is None
     assert saved.find(TWO) is not None
+
+
+def test_what_others_are_writing_is_left_alone(tmp_path: Path) -> None:
+    saved = SavedGraphs(tmp_path, "1.32 CPU", 10)
+    saved.save(ONE, write(bytes(5)))
+    draft = files(tmp_path)[0].parent.parent / ".saving-x" / "graph.onnx"
+    draft.parent.mkdir()
+    draft.write_bytes(bytes(100))
+    (tmp_path / "graphs" / "README").write_text("not a folder")
+    saved.save(TWO, write(bytes(100)))
+    assert draft.stat().st_size == 100
+    assert saved.find(TWO) is not None
+
+
+def test_all_are_looked_at_now_and_then_only(tmp_path: Path) -> None:
+    """Another process fills the folder: the limit is kept to within the part of it after which one looks again."""
+    saved, other = (SavedGraphs(tmp_path, "1.32 CPU", 64_000) for _ in range(2))
+    for number in range(200):
+        for cache in (saved, other):
+            cache.save(f"{number:032x}{id(cache):032x}", write(bytes(400)))
+        assert sum(path.stat().st_size for path in files(tmp_path)) <= 64_000 + 2 * 1_000

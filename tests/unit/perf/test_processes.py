@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from perf.processes import cpu_s, memory_of, pss_bytes
+from perf.processes import EndedError, cpu_s, memory_of, processes_by_role, pss_bytes
 
 BUSY = """
 import sys
@@ -53,3 +53,11 @@ def test_a_process_that_is_gone_counts_nothing() -> None:
     assert cpu_s([process.pid]) == 0
     assert memory_of([process.pid]) == []
     assert memory_of([os.getpid()])
+
+
+def test_a_server_that_has_ended_is_said_to_have(parent: subprocess.Popen[str]) -> None:
+    assert [len(processes) for processes in processes_by_role(parent.pid).values()] == [2]
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie until somebody asks
+        with pytest.raises(EndedError, match=str(process.pid)):
+            processes_by_role(process.pid)
