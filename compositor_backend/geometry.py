@@ -106,7 +106,7 @@ def restart_interval(width: int, subsampling: str, wanted: int) -> int:
     return min(divisors, key=lambda n: abs(math.log(n / wanted)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Region:
     """The part of a frame that is encoded anew: whole segments around a face box, clipped to the frame.
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ MAX_INTERVAL = 65_535
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileEntry:
     """One ``.npy`` file of a pack: its size in bytes and SHA-256 (hex), its array's dtype name and shape."""
 
@@ -63,7 +64,7 @@ class FileEntry:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GraphEntry:
     """One ONNX graph: its file's size in bytes and SHA-256 (hex), and the memory that one row of a batch takes.
 
@@ -75,7 +76,7 @@ class GraphEntry:
     row_bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The content of ``avatar.json``.
 
@@ -256,7 +257,9 @@ class _Reader:
         entry = _Reader(f"{name} in {self._source}", self._get(name))
         entry._only([field.name for field in dataclasses.fields(FileEntry)])
         size = entry.integer("bytes", 1, 2**63 - 1)
-        return FileEntry(size, entry.digest("sha256"), entry.text("dtype"), entry.shape("shape"))
+        # One text for all: thousands of manifests are open at a time.
+        dtype = sys.intern(entry.text("dtype"))
+        return FileEntry(size, entry.digest("sha256"), dtype, entry.shape("shape"))
 
     def _only(self, names: list[str]) -> None:
         extra = sorted(set(self._fields) - set(names))

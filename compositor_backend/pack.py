@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import mmap
 import os
 import re
 import resource
@@ -110,10 +111,10 @@ class AvatarPack:
         self.has_idle = "idle_data" in self.manifest.files
         if not self.has_idle:
             return
-        starts = np.cumsum([0, *(region.rows for region in self.regions)])
         self._idle: memoryview = self._map("idle_data", np.uint8, (None,)).data
-        self._idle_offsets: NDArray[np.int64] = self._map("idle_offsets", np.int64, (int(starts[-1]) + 1,))
-        self._idle_starts: list[int] = starts.tolist()
+        self._idle_starts = _starts(np.array([region.rows for region in self.regions]))
+        rows = int(self._idle_starts[-1])
+        self._idle_offsets: NDArray[np.int64] = self._map("idle_offsets", np.int64, (rows + 1,))
         self._check_rising("idle_offsets", self._idle_offsets[None], len(self._idle))
 
     @property
@@ -202,9 +203,10 @@ class AvatarPack:
         return _map_array(path, entry, wanted_dtype, self._imported_ns)
 
     def _checked_regions(self) -> list[Region]:
-        """Each frame's region by its face box, which must be what the file says."""
+        """Each frame's region by its face box, which must be what the file says; of equal ones there is one object."""
         boxes = self._map("region_boxes", np.int32, (self.manifest.frames, 4)).tolist()
         regions = []
+        known: dict[Region, Region] = {}
         for frame, (rect, box) in enumerate(zip(self.rects.tolist(), boxes, strict=True)):
             try:
                 region = self.grid.region(check_box(tuple(rect), self.grid.width, self.grid.height))
@@ -212,12 +214,11 @@ class AvatarPack:
                 raise PackError(f"{self._path('rects')}, frame {frame}: {error}") from error
             if list(region.box) != box:
                 raise PackError(f"{self._path('region_boxes')}, frame {frame}: {box} is not {region.box}")
-            regions.append(region)
+            regions.append(known.setdefault(region, region))
         return regions
 
-    def _checked_region_starts(self) -> list[int]:
-        sizes = [region.width * region.height * 3 for region in self.regions]
-        starts: list[int] = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+    def _checked_region_starts(self) -> NDArray[np.int64]:
+        starts = _starts(np.array([region.width * region.height * 3 for region in self.regions]))
         if starts[-1] != self._region_data.size:
             raise PackError(
                 f"{self._path('region_data')} holds {self._region_data.size} bytes; {starts[-1]} are wanted"
@@ -251,6 +252,13 @@ class AvatarPack:
             raise PackError(f"{self._path(name)} falls or leaves the {size} bytes of data")
 
 
+def _starts(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each of several pieces that follow each other starts, and where the last one ends."""
+    starts = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(sizes, out=starts[1:])
+    return starts
+
+
 def _map_array(path: Path, entry: FileEntry, dtype: np.dtype[Any], trusted_ns: int) -> NDArray[Any]:
     """The array in a ``.npy`` file, mapped read-only; `PackError` if it is not what the entry says.
 
@@ -265,13 +273,13 @@ def _map_array(path: Path, entry: FileEntry, dtype: np.dtype[Any], trusted_ns: i
             _check_sha256(path, entry)
         with path.open("rb") as file:
             start = _array_start(file.read(_NPY_HEADER_LIMIT_BYTES), dtype, entry.shape)
-        if start is None or start + math.prod(entry.shape) * dtype.itemsize != size:
-            raise PackError(f"{path} is not a .npy file of {dtype} {list(entry.shape)}, rows first")
-        mapped = np.memmap(path, dtype, "r", start, entry.shape)
-    except OSError as error:
+            if start is None or start + math.prod(entry.shape) * dtype.itemsize != size:
+                raise PackError(f"{path} is not a .npy file of {dtype} {list(entry.shape)}, rows first")
+            # Not numpy's memmap: that is twice as large, and runs Python code at every slice.
+            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
         raise PackError(f"{path} cannot be opened: {error}") from error
-    # A memmap runs Python code at every slice; a plain array on the same memory does not.
-    return np.asarray(mapped)
+    return np.ndarray(entry.shape, dtype, mapped, start)
 
 
 def _array_start(header: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int | None:
@@ -317,11 +325,11 @@ _DATA_FILES = tuple(f"{name}.npy" for name in (*PACK_FILES, *IDLE_FILES))
 _OPENINGS = 2
 """How often a pack is opened that is exchanged meanwhile."""
 _Identity = tuple[int, int, int, int]
-_State = tuple[_Identity | None, ...]
-"""The identities of the manifest and of `_DATA_FILES`, None for one that is not there."""
+_State = tuple[_Identity, bytes]
+"""The identity of the manifest, and a digest of those of `_DATA_FILES`."""
 
 
-@dataclass
+@dataclass(slots=True)
 class _Known:
     """An avatar's open pack, or why it cannot be opened, and the state of its files for which that holds.
 
@@ -432,7 +440,7 @@ class PackCache:
             if state == before:
                 break
         else:
-            found, state = f"{folder} is being written to", state[:1]
+            found, state = f"{folder} is being written to", (state[0], b"")
         now_s = time.monotonic()
         if isinstance(found, AvatarPack):
             return _Known(state, found, now_s)
@@ -450,7 +458,8 @@ class PackCache:
         except OSError as error:
             raise PackError(f"{path} cannot be read: {error}") from error
         root = str(folder)
-        return manifest, *[_identity_of(f"{root}/{name}") for name in _DATA_FILES]
+        identities = repr([_identity_of(f"{root}/{name}") for name in _DATA_FILES])
+        return manifest, hashlib.blake2b(identities.encode(), digest_size=16).digest()
 
     def _at_rest(self) -> None:
         with self._lock:
@@ -479,7 +488,7 @@ def _most_packs() -> int:
 
 def _is_over(known: _Known, state: _State) -> bool:
     """Whether what is known of an avatar holds no longer, now that its files are in `state`."""
-    imported_again = known.state[:1] != state[:1]
+    imported_again = known.state[0] != state[0]
     return imported_again or (known.state != state and time.monotonic() >= known.retry_s)
 
 

@@ -64,7 +64,7 @@ TARGETS = (
     Target(7, "streams.p99_to_p50", "p99 over p50 of latency at 80 % load", "<=", 3, "x"),
     Target(8, "catalogue.wrong_frames", "11,000 avatars: frames of another", "==", 0, "frames"),
     Target(8, "catalogue.lost_frames", "11,000 avatars: frames lost", "==", 0, "frames"),
-    Target(8, "catalogue.hit_rate_off_pct", "hit rate beside a simulated LRU's", "<=", 1, "%"),
+    Target(8, "catalogue.hit_rate_below_pct", "hit rate below a simulated LRU's", "<=", 1, "%"),
     Target(8, "catalogue.start_later_s", "starting with 11,000 avatars: later", "<=", 0.2, "s"),
     Target(8, "catalogue.memory_growth_pct", "memory at the end over that early on", "<=", 5, "%"),
     Target(9, "regions.bytes_share", "bytes of a region over those of the frame", "<=", 0.12, ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import re
 import shutil
@@ -217,11 +218,11 @@ def test_nothing_stays_mapped_of_a_pack_that_could_not_be_opened(
 def test_a_failure_that_no_file_shows_is_tried_again(
     avatars: Path, cache: PackCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_args: object) -> None:
+    def fail(*_args: object, **_options: object) -> None:
         raise OSError(24, "Too many open files")
 
     with monkeypatch.context() as failing:
-        failing.setattr(np, "memmap", fail)
+        failing.setattr(mmap, "mmap", fail)
         assert "Too many open files" in complaint(cache)
     assert cache.get("may").frames == FRAMES
 
