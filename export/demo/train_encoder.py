@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from compositor_backend.contract import EMBEDDING_SIZE, MEL_BANDS, WINDOWS_PER_FRAME
 from export.demo.corpus import FIRST_CENTRE_FRAME, TARGETS, Corpus, Entry
 from export.demo.mouth import lip_openings
-from export.demo.progress import TrainingLog, load_checkpoint, save_checkpoint
+from export.demo.progress import TrainingLog, load_checkpoint, mixed_precision, save_checkpoint
 from export.networks.audio_encoder import AudioEncoder
 
 Floats = NDArray[np.float32]
@@ -179,7 +180,7 @@ def _step(
     windows = augment(torch.from_numpy(corpus.windows[picked].astype(np.float32)), generator)
     targets = embedding_targets(torch.from_numpy(corpus.targets[picked]).to(device))
     network.train()
-    with torch.autocast(device.type, torch.bfloat16):
+    with mixed_precision(device):
         embedding = network(windows[:, None].to(device))
     weights = embedding_targets(torch.tensor([TARGET_WEIGHTS])).to(device)
     loss = (weights * (embedding.float() - targets).square()).mean()
@@ -216,12 +217,12 @@ def _resume(
 def embed(
     network: nn.Module, windows: NDArray[Any], device: torch.device, batch: int = 256, fast: bool = False
 ) -> Floats:
-    """Embeddings float32 [M, 512] of mel windows [M, 80, 16]; `fast` computes in bfloat16."""
+    """Embeddings float32 [M, 512] of mel windows [M, 80, 16]; `fast` may compute in bfloat16."""
     network.eval()
     parts = []
     for first in range(0, len(windows), batch):
         part = torch.from_numpy(windows[first : first + batch].astype(np.float32))
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+        with mixed_precision(device) if fast else nullcontext():
             parts.append(network(part[:, None].to(device)).float().cpu().numpy())
     return np.concatenate(parts)
 

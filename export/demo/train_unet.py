@@ -25,7 +25,7 @@ from torch.nn import functional
 from compositor_backend.contract import WINDOWS_PER_FRAME
 from export.demo.corpus import Corpus
 from export.demo.pictures import FAMILY, Pictures, PictureSettings, Pixels
-from export.demo.progress import TrainingLog, load_checkpoint, pick_device, save_checkpoint
+from export.demo.progress import TrainingLog, load_checkpoint, mixed_precision, pick_device, save_checkpoint
 from export.demo.track import CHANNELS
 from export.networks.families import FAMILIES, HALF_WIDTHS
 from export.networks.unet import LipSyncUNet
@@ -368,7 +368,7 @@ def _step(
     rng = np.random.default_rng((settings.seed, 2, run.step, rank))
     audio = _noisy(network_audio(material.embeddings, rows), rng).to(device)
     run.coached.train()
-    with torch.autocast(device.type, torch.bfloat16):
+    with mixed_precision(device):
         picture, heard, fused = run.coached(network_input(torch.from_numpy(crops).to(device)), audio)
     loss = picture_loss(picture.float(), network_target(torch.from_numpy(truths).to(device)), weights)
     mouths = material.mouths[rows]
