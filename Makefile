@@ -104,7 +104,7 @@ faults: $(VENV)/.test ## Fault-injection tests against a live server
 perf-quick: $(VENV)/.perf avatar ## Measure the main figures in a minute: out/perf/report.md
 	@$(PERF) run --quick $(PERF_RUN)
 
-perf: $(VENV)/.perf avatar ## Measure everything in half an hour: out/perf/report.md
+perf: $(VENV)/.perf avatar ## Measure everything in most of an hour: out/perf/report.md
 	@$(PERF) run $(PERF_RUN)
 
 perf-analyzer: $(VENV)/.perf avatar ## Measure with Triton's own perf_analyzer: out/perf/report.md, out/perf/analyzer/
