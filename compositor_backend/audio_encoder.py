@@ -21,7 +21,7 @@ from compositor_backend.errors import NoSpeechError
 from compositor_backend.manifest import ENCODER
 from compositor_backend.network_host import NetworkModel, Tensors, Work
 from compositor_backend.onnx_runtime import Network
-from compositor_backend.pack import PackCache
+from compositor_backend.pack import AvatarFolder, PackCache
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class WindowWork(Work):
 class AudioEncoder(NetworkModel[WindowWork]):
     """AVATAR and MEL in, EMBEDDING out: [M, 512], or for a network that takes mel itself the windows as they came."""
 
-    def __init__(self, packs: PackCache) -> None:
+    def __init__(self, packs: PackCache[AvatarFolder]) -> None:
         self._packs = packs
 
     def sample(self, avatar_id: str) -> dict[str, NDArray[Any]]:

@@ -39,13 +39,13 @@ gain little, and leave the processor's cache."""
 class Compositor:
     """AVATAR, FRAME_INDEX, MOUTH and AVATAR_KEY in; JPEG, RECT, REGION and REGION_RECT out, for any avatar."""
 
-    def __init__(self, packs: PackCache) -> None:
+    def __init__(self, packs: PackCache[AvatarPack]) -> None:
         self._packs = packs
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Compositor:
         """A compositor with a cache of packs of its own."""
-        return cls(PackCache.from_settings(settings))
+        return cls(PackCache.from_settings(settings, AvatarPack))
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]], wanted: frozenset[str]) -> dict[str, NDArray[Any]]:
         """Answer one request with the outputs in `wanted`; a `RequestError` says what is wrong with it."""

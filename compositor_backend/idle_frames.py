@@ -29,13 +29,13 @@ from compositor_backend.timeline import template_frames
 class IdleFrames:
     """AVATAR and FRAME_INDEX in; JPEG, RECT, REGION and REGION_RECT out: what `avatar` gives to silence."""
 
-    def __init__(self, packs: PackCache) -> None:
+    def __init__(self, packs: PackCache[AvatarPack]) -> None:
         self._packs = packs
 
     @classmethod
     def from_settings(cls, settings: Settings) -> IdleFrames:
         """With packs from the operator's folder, none open yet."""
-        return cls(PackCache.from_settings(settings))
+        return cls(PackCache.from_settings(settings, AvatarPack))
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]], wanted: frozenset[str]) -> dict[str, NDArray[Any]]:
         """Answer one request with the outputs in `wanted`; a `RequestError` says what is wrong with it.

@@ -97,7 +97,9 @@ def read_header(jpeg: bytes) -> Header:
     if not size_at:
         raise PackError("a JPEG header holds no baseline frame (SOF0)")
     height, width = (int.from_bytes(encoded[i : i + 2], "big") for i in (size_at, size_at + 2))
-    return Header(jpeg[:at], encoded, size_at, width, height)
+    data = jpeg[:at]
+    # One object, not two equal ones, where there is no comment.
+    return Header(data, data if data == encoded else encoded, size_at, width, height)
 
 
 def with_comment(jpeg: bytes, text: bytes) -> bytes:

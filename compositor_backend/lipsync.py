@@ -25,7 +25,7 @@ from compositor_backend.graph_file import GraphFile
 from compositor_backend.manifest import NETWORK, NETWORK_FP16
 from compositor_backend.network_host import NetworkModel, Tensors, Work
 from compositor_backend.onnx_runtime import Network
-from compositor_backend.pack import AvatarPack, PackCache
+from compositor_backend.pack import FacePack, PackCache
 from compositor_backend.timeline import template_frames
 
 
@@ -33,7 +33,7 @@ from compositor_backend.timeline import template_frames
 class MouthWork(Work):
     """Mouths of one avatar: its pack, the template frames [B] and the audio float32 [B, …] of each."""
 
-    pack: AvatarPack
+    pack: FacePack
     template: NDArray[np.intp]
     audio: NDArray[np.float32]
 
@@ -45,7 +45,7 @@ class Lipsync(NetworkModel[MouthWork]):
     With `half_precision` an avatar's fp16 network is used where it has one.
     """
 
-    def __init__(self, packs: PackCache, *, half_precision: bool = False) -> None:
+    def __init__(self, packs: PackCache[FacePack], *, half_precision: bool = False) -> None:
         self._packs = packs
         self._half_precision = half_precision
 
@@ -84,7 +84,7 @@ class Lipsync(NetworkModel[MouthWork]):
             _split({MOUTH.name: mouth, AVATAR_KEY.name: keys}, [len(work.template) for work in works])
         )
 
-    def _graph(self, pack: AvatarPack) -> GraphFile:
+    def _graph(self, pack: FacePack) -> GraphFile:
         half = self._half_precision and NETWORK_FP16 in pack.manifest.graphs
         return pack.graph(NETWORK_FP16 if half else NETWORK)
 

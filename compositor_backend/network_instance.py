@@ -14,7 +14,7 @@ from compositor_backend.memory import Rest
 from compositor_backend.network_cache import CacheCounts
 from compositor_backend.network_host import NetworkHost, NetworkModel
 from compositor_backend.onnx_runtime import Device, Runtime, usable_cpus
-from compositor_backend.pack import PackCache
+from compositor_backend.pack import AvatarFolder, FacePack, PackCache
 from compositor_backend.settings import Settings
 
 _FIGURES = (
@@ -60,13 +60,17 @@ class NetworkInstance:
         """The instance that Triton describes to ``initialize``: on a GPU with half precision where an avatar has it."""
         settings = triton.model_settings(args)
         half_precision = _device(args).kind == "GPU"
-        return cls(Lipsync(PackCache.from_settings(settings), half_precision=half_precision), settings, args)
+        return cls(
+            Lipsync(PackCache.from_settings(settings, FacePack), half_precision=half_precision),
+            settings,
+            args,
+        )
 
     @classmethod
     def of_audio_encoder(cls, args: Mapping[str, str]) -> NetworkInstance:
         """The instance that Triton describes to ``initialize``."""
         settings = triton.model_settings(args)
-        return cls(AudioEncoder(PackCache.from_settings(settings)), settings, args)
+        return cls(AudioEncoder(PackCache.from_settings(settings, AvatarFolder)), settings, args)
 
     def answer(self, requests: Sequence[Any]) -> list[Any]:
         """A response for each request in order, None for one that is answered later."""

@@ -32,6 +32,7 @@ import mmap
 import os
 import re
 import resource
+import struct
 import sys
 import threading
 import time
@@ -39,9 +40,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,19 +68,79 @@ _NPY_HEADER = re.compile(
 """Version 1.0 of the format, as numpy writes it: rows first, little-endian."""
 
 
-class AvatarPack:
-    """An open pack; every array is read-only and mapped from disk.
+class AvatarFolder:
+    """An avatar's folder, opened for its manifest and graphs alone; `PackError` says what is wrong.
 
-    Opening checks all that indexes into the mapped data, so damage can spoil pixels but never read out of
-    bounds. A file that is newer than the manifest, which an importer writes last, is read whole and compared with
-    its checksum; `verify` does so with every file. `PackError` says what is wrong.
+    A subclass maps those of the pack's files that it names in `FILES`; their arrays are read-only. A file that is newer
+    than the manifest, which an importer writes last, is read whole and compared with its checksum.
     """
+
+    FILES: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest = Manifest.load(folder)
         self.family = FAMILIES[self.manifest.family]
-        self.nbytes = sum(entry.bytes for entry in self.manifest.files.values())
+        entries = self.manifest.files
+        self.nbytes = sum(entries[name].bytes for name in self.FILES if name in entries)
+        self._imported_ns = _written_ns(folder / MANIFEST_NAME)
+        self._map_files()
+
+    def _map_files(self) -> None:
+        """Open what `FILES` names."""
+
+    @property
+    def frames(self) -> int:
+        """Number of template frames."""
+        return self.manifest.frames
+
+    def graph(self, name: str) -> GraphFile:
+        """One of the avatar's graphs, which its manifest must name."""
+        entry = self.manifest.graphs[name]
+        return GraphFile(self.folder / f"{name}.onnx", entry.sha256, entry.bytes, entry.row_bytes)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+    def _map(self, name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
+        """A file's array, mapped, if dtype and shape (None: any length) are as wanted."""
+        path, entry = self._path(name), self.manifest.files[name]
+        wanted_dtype = np.dtype(dtype)
+        fits = len(entry.shape) == len(shape) and all(
+            want in (None, have) for want, have in zip(shape, entry.shape, strict=True)
+        )
+        if entry.dtype != wanted_dtype.name or not fits:
+            wanted = str(list(shape)).replace("None", "·")
+            raise PackError(
+                f"{path} holds {entry.dtype} {list(entry.shape)}; {wanted_dtype} {wanted} is wanted"
+            )
+        return _map_array(path, entry, wanted_dtype, self._imported_ns)
+
+    def _map_faces(self) -> NDArray[np.uint8]:
+        size_px = self.family.network_px
+        return self._map("faces", np.uint8, (self.manifest.frames, 3, size_px, size_px))
+
+
+class FacePack(AvatarFolder):
+    """What a lip-sync network needs of an avatar: `faces`, uint8 [N,3,S,S], what it sees of each frame's face."""
+
+    FILES = ("faces",)
+
+    def _map_files(self) -> None:
+        self.faces = self._map_faces()
+
+
+class AvatarPack(AvatarFolder):
+    """An open pack, with all its files.
+
+    Opening checks all that indexes into the mapped data, so damage can spoil pixels but never read out of
+    bounds; `verify` compares every file with its checksum.
+    """
+
+    FILES = (*PACK_FILES, *IDLE_FILES)
+
+    def _map_files(self) -> None:
+        frames = self.manifest.frames
         self.jpeg_settings = JpegSettings(
             self.manifest.quality, self.manifest.subsampling, self.manifest.restart_interval
         )
@@ -88,12 +150,7 @@ class AvatarPack:
             self.manifest.subsampling,
             self.manifest.restart_interval,
         )
-        self._imported_ns = _written_ns(folder / MANIFEST_NAME)
-        self._map_files()
-
-    def _map_files(self) -> None:
-        frames, size_px = self.manifest.frames, self.family.network_px
-        self.faces: NDArray[np.uint8] = self._map("faces", np.uint8, (frames, 3, size_px, size_px))
+        self.faces = self._map_faces()
         self.rects: NDArray[np.int32] = self._map("rects", np.int32, (frames, 4))
         self.scan_offsets: NDArray[np.int64] = self._map(
             "scan_offsets", np.int64, (frames, self.grid.segments + 1)
@@ -116,16 +173,6 @@ class AvatarPack:
         rows = int(self._idle_starts[-1])
         self._idle_offsets: NDArray[np.int64] = self._map("idle_offsets", np.int64, (rows + 1,))
         self._check_rising("idle_offsets", self._idle_offsets[None], len(self._idle))
-
-    @property
-    def frames(self) -> int:
-        """Number of template frames."""
-        return self.manifest.frames
-
-    def graph(self, name: str) -> GraphFile:
-        """One of the avatar's graphs, which its manifest must name."""
-        entry = self.manifest.graphs[name]
-        return GraphFile(self.folder / f"{name}.onnx", entry.sha256, entry.bytes, entry.row_bytes)
 
     def region_pixels(self, frame: int) -> NDArray[np.uint8]:
         """The frame's own pixels in its region, uint8 [H,W,3] RGB, read-only."""
@@ -185,23 +232,6 @@ class AvatarPack:
     ) -> None:
         self.close()
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.npy"
-
-    def _map(self, name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
-        """A file's array, mapped, if dtype and shape (None: any length) are as wanted."""
-        path, entry = self._path(name), self.manifest.files[name]
-        wanted_dtype = np.dtype(dtype)
-        fits = len(entry.shape) == len(shape) and all(
-            want in (None, have) for want, have in zip(shape, entry.shape, strict=True)
-        )
-        if entry.dtype != wanted_dtype.name or not fits:
-            wanted = str(list(shape)).replace("None", "·")
-            raise PackError(
-                f"{path} holds {entry.dtype} {list(entry.shape)}; {wanted_dtype} {wanted} is wanted"
-            )
-        return _map_array(path, entry, wanted_dtype, self._imported_ns)
-
     def _checked_regions(self) -> list[Region]:
         """Each frame's region by its face box, which must be what the file says; of equal ones there is one object."""
         boxes = self._map("region_boxes", np.int32, (self.manifest.frames, 4)).tolist()
@@ -229,7 +259,7 @@ class AvatarPack:
         """The frames' JPEG header, with the frames' size and the tables that the encoder at hand writes."""
         path = self._path("jpeg_header")
         try:
-            header = read_header(self._map("jpeg_header", np.uint8, (None,)).tobytes())
+            header = _read_header(self._map("jpeg_header", np.uint8, (None,)).tobytes())
         except PackError as error:
             raise PackError(f"{path}: {error}") from error
         if (header.width, header.height) != (self.grid.width, self.grid.height):
@@ -250,6 +280,10 @@ class AvatarPack:
         # One comparison of neighbours: a difference could overflow where the numbers are damaged.
         if not inside or not (offsets[:, :-1] < offsets[:, 1:]).all():
             raise PackError(f"{self._path(name)} falls or leaves the {size} bytes of data")
+
+
+_read_header = lru_cache(maxsize=64)(read_header)
+"""Avatars of one size and quality share a header: thousands are open at a time."""
 
 
 def _starts(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -321,16 +355,18 @@ def file_sha256(path: Path) -> str:
 
 
 _T = TypeVar("_T")
-_DATA_FILES = tuple(f"{name}.npy" for name in (*PACK_FILES, *IDLE_FILES))
+_Pack = TypeVar("_Pack", bound=AvatarFolder)
 _OPENINGS = 2
 """How often a pack is opened that is exchanged meanwhile."""
-_Identity = tuple[int, int, int, int]
-_State = tuple[_Identity, bytes]
-"""The identity of the manifest, and a digest of those of `_DATA_FILES`."""
+_State = tuple[bytes, bytes]
+"""The identity of the manifest, and those of the mapped files, one after the other."""
+_IDENTITY = struct.Struct("=QQQq")
+"""Device, inode, size in bytes, nanoseconds of the last change: another file, or another content, has another one."""
+_NO_FILE = bytes(_IDENTITY.size)
 
 
 @dataclass(slots=True)
-class _Known:
+class _Known(Generic[_Pack]):
     """An avatar's open pack, or why it cannot be opened, and the state of its files for which that holds.
 
     On the monotonic clock, `used_s` is when that was last asked for, or found to have failed, and `retry_s` when a
@@ -338,13 +374,13 @@ class _Known:
     """
 
     state: _State
-    found: AvatarPack | str
+    found: _Pack | str
     used_s: float
     retry_s: float = 0.0
 
 
-class PackCache:
-    """The open packs of one process: at most `budget_bytes` of them, the least recently used goes first.
+class PackCache(Generic[_Pack]):
+    """The open packs of one process, each a `kind`: at most `budget_bytes` of them, the least recently used goes first.
 
     Each mapped file is an open file to Python (until 3.13), so packs take no more than half of those that the process
     may have open.
@@ -354,19 +390,27 @@ class PackCache:
     it exceeds the budget alone. Safe to use from several threads.
     """
 
-    def __init__(self, avatars_folder: Path, budget_bytes: int, idle_s: float = DEFAULT_PACK_IDLE_S) -> None:
+    def __init__(
+        self,
+        kind: type[_Pack],
+        avatars_folder: Path,
+        budget_bytes: int,
+        idle_s: float = DEFAULT_PACK_IDLE_S,
+    ) -> None:
+        self._kind = kind
+        self._names = tuple(f"{name}.npy" for name in kind.FILES)
         self._folder = avatars_folder
         self._budget_bytes = budget_bytes
         self._idle_s = idle_s
         self._lock = threading.Lock()
         # When nothing was asked for in `idle_s`, each pack has been idle for as long.
         self._rest = Rest(idle_s, self._at_rest)
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._known: OrderedDict[str, _Known[_Pack]] = OrderedDict()
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> PackCache:
+    def from_settings(cls, settings: Settings, kind: type[_Pack]) -> PackCache[_Pack]:
         """With packs from the operator's folder, none open yet."""
-        return cls(settings.avatars_folder, settings.pack_cache_bytes, settings.pack_idle_s)
+        return cls(kind, settings.avatars_folder, settings.pack_cache_bytes, settings.pack_idle_s)
 
     @property
     def nbytes(self) -> int:
@@ -374,7 +418,7 @@ class PackCache:
         with self._lock:
             return self._mapped_bytes()
 
-    def get(self, avatar_id: str) -> AvatarPack:
+    def get(self, avatar_id: str) -> _Pack:
         """The avatar's pack, opened if it is not; opened anew if any of its files is no longer the one opened.
 
         `AvatarIdError` if `avatar_id` is none, `UnknownAvatarError` if there is no such avatar,
@@ -385,7 +429,7 @@ class PackCache:
         """
         return self._look(avatar_id)[1]
 
-    def use(self, avatar_id: str, work: Callable[[AvatarPack], _T]) -> _T:
+    def use(self, avatar_id: str, work: Callable[[_Pack], _T]) -> _T:
         """What `work` makes of the avatar's pack (`get`), made anew if a file was changed meanwhile.
 
         So nothing gets out that was made of bytes which somebody was just writing.
@@ -404,7 +448,7 @@ class PackCache:
                 return made
         raise _damaged(avatar_id) from PackError(f"{pack.folder} is being written to")
 
-    def _look(self, avatar_id: str) -> tuple[_State, AvatarPack]:
+    def _look(self, avatar_id: str) -> tuple[_State, _Pack]:
         folder = self._folder / check_avatar_id(avatar_id)
         with self._lock:
             self._drop_idle()
@@ -413,7 +457,7 @@ class PackCache:
             except PackError as error:
                 raise _damaged(avatar_id) from error
 
-    def _current(self, avatar_id: str, folder: Path) -> tuple[_State, AvatarPack]:
+    def _current(self, avatar_id: str, folder: Path) -> tuple[_State, _Pack]:
         state = self._state(avatar_id, folder)
         known = self._known.get(avatar_id)
         if known is None or _is_over(known, state):
@@ -427,7 +471,7 @@ class PackCache:
         self._rest.worked()
         return known.state, known.found
 
-    def _open(self, avatar_id: str, folder: Path, state: _State) -> _Known:
+    def _open(self, avatar_id: str, folder: Path, state: _State) -> _Known[_Pack]:
         """The pack, all of one import: if the folder is exchanged while it is being opened, once more.
 
         A failure is remembered, so that it costs no reading of whole files again at each request. Asking again does
@@ -435,14 +479,14 @@ class PackCache:
         """
         started_s = time.monotonic()
         for _ in range(_OPENINGS):
-            found = _opened(avatar_id, folder)
+            found = _opened(self._kind, avatar_id, folder)
             before, state = state, self._state(avatar_id, folder)
             if state == before:
                 break
         else:
-            found, state = f"{folder} is being written to", (state[0], b"")
+            found, state = f"{folder} is being written to", (state[0], b"changing")
         now_s = time.monotonic()
-        if isinstance(found, AvatarPack):
+        if not isinstance(found, str):
             return _Known(state, found, now_s)
         # Somebody who keeps on writing shall not take more than half of the time from other avatars.
         return _Known(state, found, now_s, retry_s=now_s + (now_s - started_s))
@@ -458,8 +502,7 @@ class PackCache:
         except OSError as error:
             raise PackError(f"{path} cannot be read: {error}") from error
         root = str(folder)
-        identities = repr([_identity_of(f"{root}/{name}") for name in _DATA_FILES])
-        return manifest, hashlib.blake2b(identities.encode(), digest_size=16).digest()
+        return manifest, b"".join([_identity_of(f"{root}/{name}") for name in self._names])
 
     def _at_rest(self) -> None:
         with self._lock:
@@ -472,33 +515,34 @@ class PackCache:
             self._known.popitem(last=False)
 
     def _evict(self) -> None:
-        most = _most_packs()
+        most = _most_packs(len(self._names))
         while len(self._known) > 1 and (len(self._known) > most or self._mapped_bytes() > self._budget_bytes):
             self._known.popitem(last=False)
 
     def _mapped_bytes(self) -> int:
         packs = (known.found for known in self._known.values())
-        return sum(pack.nbytes for pack in packs if isinstance(pack, AvatarPack))
+        return sum(pack.nbytes for pack in packs if not isinstance(pack, str))
 
 
-def _most_packs() -> int:
+def _most_packs(files: int) -> int:
+    """Packs of so many mapped files that take half of the files which the process may have open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft // 2 // len(_DATA_FILES)
+    return sys.maxsize if not files or soft == resource.RLIM_INFINITY else soft // 2 // files
 
 
-def _is_over(known: _Known, state: _State) -> bool:
+def _is_over(known: _Known[_Pack], state: _State) -> bool:
     """Whether what is known of an avatar holds no longer, now that its files are in `state`."""
     imported_again = known.state[0] != state[0]
     return imported_again or (known.state != state and time.monotonic() >= known.retry_s)
 
 
-def _opened(avatar_id: str, folder: Path) -> AvatarPack | str:
+def _opened(kind: type[_Pack], avatar_id: str, folder: Path) -> _Pack | str:
     """The pack, or why it cannot be opened; `PackError` if that may be another time.
 
     The reason is no exception: one that is kept keeps the files that were mapped when it was raised.
     """
     try:
-        pack = AvatarPack(folder)
+        pack = kind(folder)
     except PackError as error:
         if _may_pass(error):
             raise
@@ -518,12 +562,12 @@ def _damaged(avatar_id: str) -> DamagedAvatarError:
     return DamagedAvatarError(f"AVATAR {avatar_id!r} is damaged on this server")
 
 
-def _identity(status: os.stat_result) -> _Identity:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def _identity(status: os.stat_result) -> bytes:
+    return _IDENTITY.pack(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _identity_of(path: str) -> _Identity | None:
+def _identity_of(path: str) -> bytes:
     try:
         return _identity(os.stat(path))  # noqa: PTH116 - at every request; a `Path` takes longer to make than to look
     except OSError:
-        return None
+        return _NO_FILE

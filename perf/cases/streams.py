@@ -26,7 +26,7 @@ from perf.scenarios import (
 from server.settings import ROOT
 
 SPEECH = ROOT / "export" / "demo" / "speech" / "hello.flac"
-CLIENTS = (1, 2, 4, 8, 16)
+CLIENTS = (1, 4, 16)
 WARM_UP_FRAMES = 200
 REQUEST_FRAMES = 25
 MOST_STREAMS = 64

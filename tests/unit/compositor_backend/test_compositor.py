@@ -229,7 +229,7 @@ def request(frame_index: list[int], **changes: NDArray[Any]) -> dict[str, NDArra
 
 
 def test_the_model_answers_with_frames_and_boxes_along_the_ping_pong(avatars: Path) -> None:
-    model = Compositor(PackCache(avatars, 1 << 30))
+    model = Compositor(PackCache(AvatarPack, avatars, 1 << 30))
     inputs = request([2, 3, 4, 9])
     outputs = model(inputs, frozenset({"JPEG", "RECT"}))
     assert outputs["JPEG"].dtype == object
@@ -244,7 +244,7 @@ def test_one_bad_key_in_a_batch_is_refused(avatars: Path) -> None:
     wrong = keys(3)
     wrong[1] = 99
     with pytest.raises(WrongNetworkError, match=f"expected AVATAR_KEY {KEY}, got 99"):
-        Compositor(PackCache(avatars, 1 << 30))(request([0, 1, 2], AVATAR_KEY=wrong), JPEG)
+        Compositor(PackCache(AvatarPack, avatars, 1 << 30))(request([0, 1, 2], AVATAR_KEY=wrong), JPEG)
 
 
 @pytest.mark.parametrize(
@@ -262,12 +262,14 @@ def test_one_bad_key_in_a_batch_is_refused(avatars: Path) -> None:
 )
 def test_a_wrong_tensor_is_named(avatars: Path, name: str, value: NDArray[Any], sentence: str) -> None:
     with pytest.raises(TensorError, match=sentence):
-        Compositor(PackCache(avatars, 1 << 30))(request([0, 1], **{name: value}), JPEG)
+        Compositor(PackCache(AvatarPack, avatars, 1 << 30))(request([0, 1], **{name: value}), JPEG)
 
 
 def test_an_unknown_avatar_is_named(avatars: Path) -> None:
     with pytest.raises(UnknownAvatarError, match="'bob'"):
-        Compositor(PackCache(avatars, 1 << 30))(request([0], AVATAR=np.array([b"bob"], object)), JPEG)
+        Compositor(PackCache(AvatarPack, avatars, 1 << 30))(
+            request([0], AVATAR=np.array([b"bob"], object)), JPEG
+        )
 
 
 def test_mouths_may_lie_anyhow_in_memory(pack: AvatarPack) -> None:
@@ -330,7 +332,7 @@ def test_a_region_drawn_over_an_idle_frame_gives_the_frame(
     folder = write_avatar(tmp_path, frames, boxes, subsampling=subsampling)
     write_idle(folder, [mouths(len(boxes), 320, seed=9)])
     inputs = request(list(range(len(boxes))))
-    cache = PackCache(tmp_path, 1 << 30)
+    cache = PackCache(AvatarPack, tmp_path, 1 << 30)
     drawn, idle = Compositor(cache)(inputs, REGION | JPEG), IdleFrames(cache)(inputs, JPEG)
     across = {"420": (1, 1), "422": (1, 0), "444": (0, 0)}[subsampling]
     for whole, region, box, still in zip(
@@ -380,7 +382,7 @@ def test_a_region_is_whole_mcus_and_no_frame_is_made_for_it(
     avatars: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("compositor_backend.compositor.splice", None)
-    answer = Compositor(PackCache(avatars, 1 << 30))(request([0, 1, 2]), REGION)
+    answer = Compositor(PackCache(AvatarPack, avatars, 1 << 30))(request([0, 1, 2]), REGION)
     assert set(answer) >= REGION
     assert answer["REGION_RECT"].dtype == np.int32
     for region, (x1, y1, x2, y2) in zip(answer["REGION"], answer["REGION_RECT"].tolist(), strict=True):
@@ -390,7 +392,7 @@ def test_a_region_is_whole_mcus_and_no_frame_is_made_for_it(
 
 
 def test_regions_hold_the_face_box_and_little_more(avatars: Path) -> None:
-    answer = Compositor(PackCache(avatars, 1 << 30))(request([0, 1, 2, 3]), REGION | {"RECT"})
+    answer = Compositor(PackCache(AvatarPack, avatars, 1 << 30))(request([0, 1, 2, 3]), REGION | {"RECT"})
     for (x1, y1, x2, y2), (left, top, right, bottom) in zip(
         answer["REGION_RECT"], answer["RECT"], strict=True
     ):
@@ -416,7 +418,7 @@ def test_a_region_is_a_file_of_its_own_whatever_it_is_encoded_with(tmp_path: Pat
 
 @pytest.mark.parametrize("wanted", [{"JPEG"}, {"REGION"}, {"RECT"}, {"REGION_RECT"}, {"JPEG", "REGION_RECT"}])
 def test_only_what_is_wanted_is_made(avatars: Path, wanted: set[str]) -> None:
-    cache = PackCache(avatars, 1 << 30)
+    cache = PackCache(AvatarPack, avatars, 1 << 30)
     whole = Compositor(cache)(request([0, 1]), frozenset({"JPEG", "RECT", "REGION", "REGION_RECT"}))
     answer = Compositor(cache)(request([0, 1]), frozenset(wanted))
     assert set(answer) == wanted
@@ -427,4 +429,6 @@ def test_only_what_is_wanted_is_made(avatars: Path, wanted: set[str]) -> None:
 @pytest.mark.parametrize("wanted", ["JPEG", "RECT", "REGION", "REGION_RECT"])
 def test_whatever_is_wanted_a_strange_mouth_is_refused(avatars: Path, wanted: str) -> None:
     with pytest.raises(WrongNetworkError):
-        Compositor(PackCache(avatars, 1 << 30))(request([0], AVATAR_KEY=keys(1, 99)), frozenset({wanted}))
+        Compositor(PackCache(AvatarPack, avatars, 1 << 30))(
+            request([0], AVATAR_KEY=keys(1, 99)), frozenset({wanted})
+        )

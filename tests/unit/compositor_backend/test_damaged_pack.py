@@ -47,8 +47,8 @@ def avatars(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def cache(avatars: Path) -> PackCache:
-    return PackCache(avatars, 1 << 30)
+def cache(avatars: Path) -> PackCache[AvatarPack]:
+    return PackCache(AvatarPack, avatars, 1 << 30)
 
 
 def restore(avatars: Path) -> None:
@@ -59,7 +59,7 @@ def restore(avatars: Path) -> None:
     fresh.rename(avatars / "may")
 
 
-def complaint(cache: PackCache) -> str:
+def complaint(cache: PackCache[AvatarPack]) -> str:
     """Why the avatar `may` is not to be had."""
     with pytest.raises(DamagedAvatarError, match=r"^AVATAR 'may' is damaged on this server$") as caught:
         cache.get("may")
@@ -109,7 +109,12 @@ EACH_DAMAGE = pytest.mark.parametrize(
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("opened", [False, True], ids=["before it is opened", "while it is open"])
 def test_damage_to_any_file_is_found_and_harms_no_other_avatar(
-    avatars: Path, cache: PackCache, damage: Callable[[Path], None], sentence: str, name: str, opened: bool
+    avatars: Path,
+    cache: PackCache[AvatarPack],
+    damage: Callable[[Path], None],
+    sentence: str,
+    name: str,
+    opened: bool,
 ) -> None:
     other = cache.get("other")
     before = [cache.get("may").frame_jpeg(n) for n in range(FRAMES)] if opened else []
@@ -124,7 +129,7 @@ def test_damage_to_any_file_is_found_and_harms_no_other_avatar(
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": 2}', "\0" * 2000])
-def test_a_damaged_manifest_is_found(avatars: Path, cache: PackCache, text: str) -> None:
+def test_a_damaged_manifest_is_found(avatars: Path, cache: PackCache[AvatarPack], text: str) -> None:
     cache.get("may")
     (avatars / "may" / "avatar.json").write_text(text)
     assert "avatar.json" in complaint(cache)
@@ -132,14 +137,18 @@ def test_a_damaged_manifest_is_found(avatars: Path, cache: PackCache, text: str)
     cache.get("may")
 
 
-def test_a_manifest_that_is_deleted_makes_the_avatar_unknown(avatars: Path, cache: PackCache) -> None:
+def test_a_manifest_that_is_deleted_makes_the_avatar_unknown(
+    avatars: Path, cache: PackCache[AvatarPack]
+) -> None:
     cache.get("may")
     (avatars / "may" / "avatar.json").unlink()
     with pytest.raises(UnknownAvatarError):
         cache.get("may")
 
 
-def test_files_that_were_only_touched_are_read_and_found_sound(avatars: Path, cache: PackCache) -> None:
+def test_files_that_were_only_touched_are_read_and_found_sound(
+    avatars: Path, cache: PackCache[AvatarPack]
+) -> None:
     jpeg = cache.get("may").frame_jpeg(0)
     for name in FILES:
         (avatars / "may" / f"{name}.npy").touch()
@@ -163,9 +172,7 @@ def test_an_untouched_pack_is_opened_without_reading_it_whole(
     assert read == ["faces.npy"]
 
 
-def test_a_failed_opening_is_not_repeated_until_a_file_changes(
-    avatars: Path, cache: PackCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_opening_is_not_repeated_until_a_file_changes(avatars: Path) -> None:
     openings: list[Path] = []
 
     class Counted(AvatarPack):
@@ -173,7 +180,7 @@ def test_a_failed_opening_is_not_repeated_until_a_file_changes(
             openings.append(folder)
             super().__init__(folder)
 
-    monkeypatch.setattr(pack_module, "AvatarPack", Counted)
+    cache = PackCache(Counted, avatars, 1 << 30)
     flip(avatars / "may" / "faces.npy")
     said = {complaint(cache) for _ in range(20)}
     assert len(said) == 1
@@ -186,7 +193,7 @@ def test_a_failed_opening_is_not_repeated_until_a_file_changes(
 def test_a_failed_opening_is_tried_again_after_a_while_however_often_it_is_asked_for(
     avatars: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = PackCache(avatars, 1 << 30, idle_s=60)
+    cache = PackCache(AvatarPack, avatars, 1 << 30, idle_s=60)
     clock_s = [1000.0]
     monkeypatch.setattr(pack_module, "time", SimpleNamespace(monotonic=lambda: clock_s[0]))
     with monkeypatch.context() as failing:
@@ -202,7 +209,7 @@ def test_a_failed_opening_is_tried_again_after_a_while_however_often_it_is_asked
 
 @pytest.mark.parametrize("name", ["faces", "scan_data", "idle_offsets"])
 def test_nothing_stays_mapped_of_a_pack_that_could_not_be_opened(
-    avatars: Path, cache: PackCache, name: str
+    avatars: Path, cache: PackCache[AvatarPack], name: str
 ) -> None:
     cache.get("may")
     flip(avatars / "may" / f"{name}.npy")
@@ -216,7 +223,7 @@ def test_nothing_stays_mapped_of_a_pack_that_could_not_be_opened(
 
 
 def test_a_failure_that_no_file_shows_is_tried_again(
-    avatars: Path, cache: PackCache, monkeypatch: pytest.MonkeyPatch
+    avatars: Path, cache: PackCache[AvatarPack], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_args: object, **_options: object) -> None:
         raise OSError(24, "Too many open files")
@@ -227,22 +234,24 @@ def test_a_failure_that_no_file_shows_is_tried_again(
     assert cache.get("may").frames == FRAMES
 
 
-def test_files_that_never_stay_the_same_are_not_waited_for(
-    avatars: Path, cache: PackCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_never_stay_the_same_are_not_waited_for(avatars: Path) -> None:
     class Disturbed(AvatarPack):
         def __init__(self, folder: Path) -> None:
-            grow(folder / "region_data.npy")
+            if disturbing:
+                grow(folder / "region_data.npy")
             super().__init__(folder)
 
-    with monkeypatch.context() as disturbed:
-        disturbed.setattr(pack_module, "AvatarPack", Disturbed)
-        assert complaint(cache).endswith("may is being written to")
+    disturbing = True
+    cache = PackCache(Disturbed, avatars, 1 << 30)
+    assert complaint(cache).endswith("may is being written to")
     restore(avatars)
+    disturbing = False
     cache.get("may")
 
 
-def test_what_is_made_while_a_file_is_changed_does_not_get_out(avatars: Path, cache: PackCache) -> None:
+def test_what_is_made_while_a_file_is_changed_does_not_get_out(
+    avatars: Path, cache: PackCache[AvatarPack]
+) -> None:
     def work(pack: AvatarPack) -> bytes:
         jpeg = pack.frame_jpeg(0)
         flip(avatars / "may" / "scan_data.npy")
@@ -253,7 +262,9 @@ def test_what_is_made_while_a_file_is_changed_does_not_get_out(avatars: Path, ca
     assert "scan_data.npy is damaged" in str(caught.value.__cause__)
 
 
-def test_work_that_fails_over_damaged_files_fails_for_that_reason(avatars: Path, cache: PackCache) -> None:
+def test_work_that_fails_over_damaged_files_fails_for_that_reason(
+    avatars: Path, cache: PackCache[AvatarPack]
+) -> None:
     def work(pack: AvatarPack) -> None:
         flip(avatars / "may" / "scan_offsets.npy")
         raise IndexError
@@ -263,7 +274,9 @@ def test_work_that_fails_over_damaged_files_fails_for_that_reason(avatars: Path,
     assert "scan_offsets.npy is damaged" in str(caught.value.__cause__)
 
 
-def test_work_on_an_avatar_that_is_imported_again_is_done_again(avatars: Path, cache: PackCache) -> None:
+def test_work_on_an_avatar_that_is_imported_again_is_done_again(
+    avatars: Path, cache: PackCache[AvatarPack]
+) -> None:
     worked: list[AvatarPack] = []
 
     def work(pack: AvatarPack) -> int:
@@ -276,7 +289,9 @@ def test_work_on_an_avatar_that_is_imported_again_is_done_again(avatars: Path, c
     assert worked[1] is cache.get("may")
 
 
-def test_what_was_made_of_an_avatar_that_is_taken_away_is_sound(avatars: Path, cache: PackCache) -> None:
+def test_what_was_made_of_an_avatar_that_is_taken_away_is_sound(
+    avatars: Path, cache: PackCache[AvatarPack]
+) -> None:
     def work(pack: AvatarPack) -> list[bytes]:
         (avatars / "may").rename(avatars.parent / "gone")
         return compose(pack, np.array([0]), mouths(1, 160), keys(1))
@@ -291,8 +306,8 @@ CUT_WHILE_OPEN = """
 import os, sys
 from pathlib import Path
 from compositor_backend.errors import PackError
-from compositor_backend.pack import PackCache
-cache = PackCache(Path(sys.argv[1]), 1 << 30)
+from compositor_backend.pack import AvatarPack, PackCache
+cache = PackCache(AvatarPack, Path(sys.argv[1]), 1 << 30)
 pack = cache.get("may")
 os.truncate(pack.folder / "faces.npy", 0)
 if sys.argv[2] == "look":

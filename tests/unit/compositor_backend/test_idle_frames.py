@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 def ask(
     folder: Path, *positions: int, avatar: bytes = b"ann", wanted: tuple[str, ...] = ("JPEG", "RECT")
 ) -> dict[str, NDArray[Any]]:
-    model = IdleFrames(PackCache(folder.parent, 1 << 30))
+    model = IdleFrames(PackCache(AvatarPack, folder.parent, 1 << 30))
     inputs = {"AVATAR": np.array([avatar], object), "FRAME_INDEX": np.array(positions, np.int32)}
     return model(inputs, frozenset(wanted))
 

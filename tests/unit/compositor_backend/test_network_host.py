@@ -20,7 +20,7 @@ from compositor_backend.manifest import Manifest
 from compositor_backend.network_cache import CacheCounts
 from compositor_backend.network_host import NetworkHost, NetworkModel
 from compositor_backend.onnx_runtime import Device, Network, Runtime
-from compositor_backend.pack import PackCache
+from compositor_backend.pack import AvatarFolder, AvatarPack, FacePack, PackCache
 from compositor_backend.timeline import template_frames
 from export.avatar import NetworkSource, build_avatar
 from export.boxes import read_boxes
@@ -129,13 +129,13 @@ def answers(host: NetworkHost[Any], *asked: Asked) -> list[Any]:
 
 def expected(avatars: Path, asked: Asked) -> NDArray[np.uint8]:
     avatar = asked.inputs["AVATAR"][0, 0].decode()
-    pack = PackCache(avatars, 1 << 30).get(avatar)
+    pack = PackCache(AvatarPack, avatars, 1 << 30).get(avatar)
     template = template_frames(asked.inputs["FRAME_INDEX"][:, 0], pack.frames)
     return drawn_mouth(pack.faces[template], asked.inputs["AUDIO"])
 
 
 def test_rows_of_several_avatars_and_turns_of_the_timeline(avatars: Path, make: Make) -> None:
-    host = make(Lipsync(PackCache(avatars, 1 << 30)))
+    host = make(Lipsync(PackCache(FacePack, avatars, 1 << 30)))
     asked = [mouths("ann", 0), mouths("bob", 2, 9, 1.5), mouths("ann", 5, 1, -1.0), mouths("bob", 1)]
     for _ in range(2):  # the first time all wait for their network
         for one, answer in zip(asked, answers(host, *asked), strict=True):
@@ -155,7 +155,7 @@ def test_a_slow_load_holds_up_nobody_else(avatars: Path, make: Make, runtime: Ru
             assert go_on.wait(PATIENCE_S)
         return runtime.open(graph)
 
-    host = make(Lipsync(PackCache(avatars, 1 << 30)), open_slowly)
+    host = make(Lipsync(PackCache(FacePack, avatars, 1 << 30)), open_slowly)
     answers(host, mouths("ann"))
     slow, quick = mouths("bob"), mouths("ann")
     given = host.answer([slow, quick])
@@ -168,7 +168,7 @@ def test_a_slow_load_holds_up_nobody_else(avatars: Path, make: Make, runtime: Ru
 
 
 def test_bad_requests_fail_alone(avatars: Path, make: Make) -> None:
-    host = make(Lipsync(PackCache(avatars, 1 << 30)))
+    host = make(Lipsync(PackCache(FacePack, avatars, 1 << 30)))
     nan = mouths("ann")
     nan.inputs["AUDIO"][1, 0, 0, 0] = np.nan
     mixed = mouths("ann")
@@ -196,7 +196,7 @@ def test_an_avatar_whose_network_is_wrong_fails_alone(
         path.unlink()
     else:
         path.write_bytes(b"no graph")
-    host = make(Lipsync(PackCache(copy, 1 << 30)))
+    host = make(Lipsync(PackCache(FacePack, copy, 1 << 30)))
     wrong, right = answers(host, mouths("bob"), mouths("ann"))
     assert isinstance(wrong, DamagedAvatarError)
     assert "'bob' is damaged" in str(wrong)
@@ -209,7 +209,7 @@ def test_a_resident_network_is_not_harmed_by_what_becomes_of_its_file(
     import shutil
 
     copy = Path(shutil.copytree(avatars, tmp_path / "avatars"))
-    host = make(Lipsync(PackCache(copy, 1 << 30)))
+    host = make(Lipsync(PackCache(FacePack, copy, 1 << 30)))
     (before,) = answers(host, mouths("bob"))
     (copy / "bob" / "network.onnx").write_bytes(b"no graph")
     (after,) = answers(host, mouths("bob"))
@@ -217,14 +217,14 @@ def test_a_resident_network_is_not_harmed_by_what_becomes_of_its_file(
 
 
 def test_a_budget_smaller_than_one_network_serves_one_at_a_time(avatars: Path, make: Make) -> None:
-    host = make(Lipsync(PackCache(avatars, 1 << 30)), budget=1)
+    host = make(Lipsync(PackCache(FacePack, avatars, 1 << 30)), budget=1)
     for avatar in ("ann", "bob", "ann"):
         asked = mouths(avatar)
         np.testing.assert_array_equal(answers(host, asked)[0]["MOUTH"], expected(avatars, asked))
 
 
 def test_nobody_draws_for_who_has_gone(avatars: Path, make: Make) -> None:
-    host = make(Lipsync(PackCache(avatars, 1 << 30)))
+    host = make(Lipsync(PackCache(FacePack, avatars, 1 << 30)))
     gone, here = mouths("ann"), mouths("ann")
     gone.cancelled = True
     host.answer([gone, here])
@@ -233,7 +233,7 @@ def test_nobody_draws_for_who_has_gone(avatars: Path, make: Make) -> None:
 
 
 def test_a_warm_avatar_does_not_wait(avatars: Path, make: Make) -> None:
-    host = make(Lipsync(PackCache(avatars, 1 << 30)))
+    host = make(Lipsync(PackCache(FacePack, avatars, 1 << 30)))
     host.warm("ann")
     asked = mouths("ann")
     answers(host, asked)
@@ -258,7 +258,7 @@ def test_counts_are_told_from_one_thread_at_a_time_and_the_last_are_the_latest(
         told.append(counts)
         inside.release()
 
-    host = make(Lipsync(PackCache(avatars, 1 << 30)), report=report)
+    host = make(Lipsync(PackCache(FacePack, avatars, 1 << 30)), report=report)
     for asked in (
         [mouths("ann"), mouths("ann", 4)],
         [mouths("bob")],
@@ -276,7 +276,7 @@ def windows(avatar: str, count: int = 20) -> Asked:
 
 
 def test_windows_are_encoded_and_those_of_a_mel_network_pass(avatars: Path, make: Make) -> None:
-    host = make(AudioEncoder(PackCache(avatars, 1 << 30)))
+    host = make(AudioEncoder(PackCache(AvatarFolder, avatars, 1 << 30)))
     asked = [windows("ann", 20), windows("cat", 17), windows("bob", 47)]
     ann, cat, bob = answers(host, *asked)
     for one, answer in ((asked[0], ann), (asked[2], bob)):
@@ -287,7 +287,7 @@ def test_windows_are_encoded_and_those_of_a_mel_network_pass(avatars: Path, make
 
 
 def test_windows_that_break_the_contract(avatars: Path, make: Make) -> None:
-    host = make(AudioEncoder(PackCache(avatars, 1 << 30)))
+    host = make(AudioEncoder(PackCache(AvatarFolder, avatars, 1 << 30)))
     nan = windows("ann")
     nan.inputs["MEL"][3, 0, 0, 0] = np.inf
     for asked in (nan, windows("ann", 48), windows("nobody")):

@@ -236,7 +236,7 @@ def add_avatar(avatars: Path, avatar_id: str, seed: int = 0) -> Path:
 
 def test_the_cache_opens_a_pack_once(tmp_path: Path) -> None:
     add_avatar(tmp_path, "ann")
-    cache = PackCache(tmp_path, 1 << 30)
+    cache = PackCache(AvatarPack, tmp_path, 1 << 30)
     assert cache.get("ann") is cache.get("ann")
     assert cache.nbytes == cache.get("ann").nbytes
 
@@ -245,25 +245,25 @@ def test_the_cache_opens_a_pack_once(tmp_path: Path) -> None:
 def test_no_path_is_built_from_a_malformed_id(tmp_path: Path, avatar_id: str) -> None:
     shutil.copytree(add_avatar(tmp_path / "in", "x"), tmp_path / "in" / "y" / "x")
     with pytest.raises(AvatarIdError, match="is not an avatar id"):
-        PackCache(tmp_path / "in", 1 << 30).get(avatar_id)
+        PackCache(AvatarPack, tmp_path / "in", 1 << 30).get(avatar_id)
 
 
 def test_an_unknown_avatar_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnknownAvatarError, match="AVATAR 'bob' is not on this server"):
-        PackCache(tmp_path, 1 << 30).get("bob")
+        PackCache(AvatarPack, tmp_path, 1 << 30).get("bob")
 
 
 def test_a_pack_of_another_avatar_is_refused(tmp_path: Path) -> None:
     add_avatar(tmp_path, "ann").rename(tmp_path / "bob")
     with pytest.raises(DamagedAvatarError) as caught:
-        PackCache(tmp_path, 1 << 30).get("bob")
+        PackCache(AvatarPack, tmp_path, 1 << 30).get("bob")
     assert "is of the avatar 'ann'" in str(caught.value.__cause__)
 
 
 def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         add_avatar(tmp_path, name)
-    cache = PackCache(tmp_path, int(2.5 * AvatarPack(tmp_path / "a").nbytes))
+    cache = PackCache(AvatarPack, tmp_path, int(2.5 * AvatarPack(tmp_path / "a").nbytes))
     first, second = cache.get("a"), cache.get("b")
     assert cache.get("a") is first
     cache.get("c")
@@ -281,7 +281,7 @@ def test_packs_leave_the_process_half_of_its_open_files(
     def open_files() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
-    cache = PackCache(tmp_path, 1 << 40)
+    cache = PackCache(AvatarPack, tmp_path, 1 << 40)
     first, before = cache.get(names[0]), open_files()
     monkeypatch.setattr("resource.getrlimit", lambda _which: (100, 100))
     for name in names[1:]:
@@ -294,7 +294,7 @@ def test_packs_leave_the_process_half_of_its_open_files(
 def test_an_evicted_pack_lives_on_while_it_is_held(tmp_path: Path) -> None:
     for name in ("a", "b"):
         add_avatar(tmp_path, name)
-    cache = PackCache(tmp_path, 1)
+    cache = PackCache(AvatarPack, tmp_path, 1)
     held = cache.get("a")
     assert cache.get("b") is cache.get("b")
     assert cache.nbytes == cache.get("b").nbytes
@@ -304,7 +304,7 @@ def test_an_evicted_pack_lives_on_while_it_is_held(tmp_path: Path) -> None:
 
 def test_an_avatar_imported_again_is_opened_anew(tmp_path: Path) -> None:
     live = add_avatar(tmp_path / "live", "ann", seed=1)
-    cache = PackCache(tmp_path / "live", 1 << 30)
+    cache = PackCache(AvatarPack, tmp_path / "live", 1 << 30)
     old = cache.get("ann")
     old_jpeg = old.frame_jpeg(0)
     fresh = add_avatar(tmp_path / "fresh", "ann", seed=2)
@@ -319,7 +319,7 @@ def test_an_avatar_imported_again_is_opened_anew(tmp_path: Path) -> None:
 
 def test_an_avatar_removed_is_unknown(tmp_path: Path) -> None:
     folder = add_avatar(tmp_path, "ann")
-    cache = PackCache(tmp_path, 1 << 30)
+    cache = PackCache(AvatarPack, tmp_path, 1 << 30)
     cache.get("ann")
     shutil.rmtree(folder)
     with pytest.raises(UnknownAvatarError):
@@ -330,7 +330,7 @@ def test_an_avatar_removed_is_unknown(tmp_path: Path) -> None:
 def test_a_damaged_avatar_harms_no_other(tmp_path: Path) -> None:
     add_avatar(tmp_path, "good")
     (add_avatar(tmp_path, "bad") / "faces.npy").unlink()
-    cache = PackCache(tmp_path, 1 << 30)
+    cache = PackCache(AvatarPack, tmp_path, 1 << 30)
     good = cache.get("good")
     with pytest.raises(DamagedAvatarError, match=r"^AVATAR 'bad' is damaged on this server$"):
         cache.get("bad")
@@ -350,7 +350,7 @@ def wait_until(done: Callable[[], bool]) -> None:
 
 def test_a_pack_that_nobody_asks_for_is_unmapped_though_no_request_comes(tmp_path: Path) -> None:
     folders = [add_avatar(tmp_path, name) for name in ("a", "b")]
-    cache = PackCache(tmp_path, 1 << 30, idle_s=0.2)
+    cache = PackCache(AvatarPack, tmp_path, 1 << 30, idle_s=0.2)
     before = [cache.get(name).frame_jpeg(0) for name in ("a", "b")]
     wait_until(lambda: not any(is_mapped(folder) for folder in folders))
     assert cache.nbytes == 0
@@ -363,7 +363,7 @@ def test_a_pack_that_nobody_asks_for_is_unmapped_while_others_are_asked_for(
     idle, busy = (add_avatar(tmp_path, name) for name in ("idle", "busy"))
     clock_s = [1000.0]
     monkeypatch.setattr(pack_module, "time", SimpleNamespace(monotonic=lambda: clock_s[0]))
-    cache = PackCache(tmp_path, 1 << 30)
+    cache = PackCache(AvatarPack, tmp_path, 1 << 30)
     cache.get("idle")
     pack = cache.get("busy")
     for _ in range(3):
@@ -376,7 +376,7 @@ def test_a_pack_that_nobody_asks_for_is_unmapped_while_others_are_asked_for(
 
 def test_packs_are_unmapped_with_their_cache(tmp_path: Path) -> None:
     folder = add_avatar(tmp_path, "ann")
-    cache = PackCache(tmp_path, 1 << 30, idle_s=3600)
+    cache = PackCache(AvatarPack, tmp_path, 1 << 30, idle_s=3600)
     cache.get("ann")
     assert is_mapped(folder)
     del cache
@@ -385,7 +385,7 @@ def test_packs_are_unmapped_with_their_cache(tmp_path: Path) -> None:
 
 def test_a_pack_in_use_is_not_pulled_away(tmp_path: Path) -> None:
     folder = add_avatar(tmp_path, "ann")
-    cache = PackCache(tmp_path, 1 << 30, idle_s=0.01)
+    cache = PackCache(AvatarPack, tmp_path, 1 << 30, idle_s=0.01)
     held = cache.get("ann")
     wait_until(lambda: cache.nbytes == 0)
     (jpeg,) = compose(held, np.array([0]), mouths(1, 160), keys(1))
@@ -400,7 +400,7 @@ def test_a_pack_in_use_is_not_pulled_away(tmp_path: Path) -> None:
 def test_packs_may_go_idle_while_threads_ask_for_them(tmp_path: Path) -> None:
     for name in ("a", "b"):
         add_avatar(tmp_path, name)
-    cache = PackCache(tmp_path, 1 << 30, idle_s=0.0005)
+    cache = PackCache(AvatarPack, tmp_path, 1 << 30, idle_s=0.0005)
     expected = {name: AvatarPack(tmp_path / name).frame_jpeg(0) for name in ("a", "b")}
     wrong: list[str] = []
 
@@ -420,7 +420,7 @@ def test_packs_may_go_idle_while_threads_ask_for_them(tmp_path: Path) -> None:
 def test_threads_share_one_pack(tmp_path: Path) -> None:
     for name in ("a", "b"):
         add_avatar(tmp_path, name)
-    cache = PackCache(tmp_path, 1 << 30)
+    cache = PackCache(AvatarPack, tmp_path, 1 << 30)
     start = threading.Barrier(8)
     found: list[AvatarPack] = []
 
