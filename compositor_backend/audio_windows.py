@@ -25,7 +25,7 @@ from compositor_backend.contract import (
 )
 from compositor_backend.errors import TensorError
 from compositor_backend.manifest import Manifest
-from compositor_backend.pack import AvatarPack, PackCache
+from compositor_backend.pack import BoxPack, PackCache
 from compositor_backend.settings import Settings
 from compositor_backend.timeline import template_frames
 from compositor_backend.windows import frame_windows, network_audio, window_count
@@ -34,13 +34,13 @@ from compositor_backend.windows import frame_windows, network_audio, window_coun
 class AudioWindows:
     """AVATAR, FRAME_INDEX and either EMBEDDING or FEATURES in; AUDIO, AVATAR and FRAME_INDEX by row, and RECT out."""
 
-    def __init__(self, packs: PackCache[AvatarPack]) -> None:
+    def __init__(self, packs: PackCache[BoxPack]) -> None:
         self._packs = packs
 
     @classmethod
     def from_settings(cls, settings: Settings) -> AudioWindows:
         """With packs from the operator's folder, none open yet."""
-        return cls(PackCache.from_settings(settings, AvatarPack))
+        return cls(PackCache.from_settings(settings, BoxPack))
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]], wanted: frozenset[str]) -> dict[str, NDArray[Any]]:
         """Answer one request; a `RequestError` says what is wrong with it."""

@@ -148,7 +148,7 @@ class Region:
         return pixels[y : y + self.height, x : x + self.width]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SegmentGrid:
     """The segments of a frame of `width` x `height` px with a restart marker each `interval` MCUs.
 

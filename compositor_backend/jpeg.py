@@ -32,7 +32,7 @@ _SUBSAMPLINGS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class JpegSettings:
     """`quality` 1 to 100, `subsampling` "420", "422" or "444", `restart_interval` in MCUs (0: no markers)."""
 
@@ -55,7 +55,7 @@ def encode(pixels: NDArray[np.uint8], settings: JpegSettings) -> bytes:
     return jpeg
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Header:
     """A JPEG's header, SOI … SOS: its bytes, and the same without comments (COM), as the encoder writes them.
 

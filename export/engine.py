@@ -19,12 +19,18 @@ import onnxruntime
 
 from compositor_backend.engines import ENGINES_FOLDER, engine_folder, this_platform
 from compositor_backend.manifest import NETWORK, NETWORK_FP16, Manifest
-from compositor_backend.onnx_runtime import CPU, CUDA, DEFAULT_SCRATCH_BYTES, TENSORRT, tensorrt_options
+from compositor_backend.onnx_runtime import (
+    CPU,
+    CUDA,
+    DEFAULT_SCRATCH_BYTES,
+    TENSORRT,
+    rows_of,
+    tensorrt_options,
+)
 from compositor_backend.pack import file_sha256
 from export.atomic import publish, staging
 from export.engine_record import EngineRecord, engine_files
 from export.errors import ExportError
-from export.memory_plan import rows_of
 from export.picture_parity import Inputs, Outputs, PictureParity, compare, run_graph, trial_inputs
 from export.precision import LIMITS, network_px
 from export.served_graph import ServedNetwork, inspect_network, run
@@ -127,7 +133,7 @@ def build_engine(
     graph, entry = folder / f"{name}.onnx", manifest.graphs[name]
     if file_sha256(graph) != entry.sha256:
         raise ExportError(f"{graph} is damaged: its SHA-256 is not the manifest's")
-    rows = rows or rows_of(entry.row_bytes, DEFAULT_SCRATCH_BYTES["GPU"])
+    rows = rows or rows_of("GPU", entry.row_bytes, DEFAULT_SCRATCH_BYTES["GPU"])
     target = engine_folder(folder, machine.platform, entry.sha256)
     known = None if force else _up_to_date(target, machine, entry.sha256, rows)
     if known is not None:

@@ -11,9 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compositor_backend.contract import MAX_FRAMES
 from compositor_backend.manifest import NETWORK, NETWORK_FP16, Manifest
-from compositor_backend.onnx_runtime import DEFAULT_SCRATCH_BYTES, arena_region_bytes
+from compositor_backend.onnx_runtime import DEFAULT_SCRATCH_BYTES, arena_region_bytes, rows_of
 from export.arena_model import ArenaPolicy, ArenaUse
 from export.errors import ExportError
 from export.graph_memory import CPU_CHANNELS, GraphMemory, read_memory
@@ -137,7 +136,7 @@ def gpu_plan_of(
 ) -> MemoryPlan:
     """The same for networks of `file_bytes` whose runs take `memory`, in half precision."""
     weight_bytes = _HALF_BYTES * memory.weights
-    rows = rows_of(memory.row_bytes, scratch_bytes)
+    rows = rows_of("GPU", memory.row_bytes, scratch_bytes)
     return _filled(
         MemoryPlan(
             device="GPU",
@@ -181,7 +180,7 @@ def cpu_plan_of(
     row_bytes = read_memory(graph).row_bytes
     memory = read_memory(graph, CPU_CHANNELS)
     weight_bytes = _FLOAT_BYTES * memory.weights
-    rows = rows_of(row_bytes, scratch_bytes)
+    rows = rows_of("CPU", row_bytes, scratch_bytes)
     return _filled(
         MemoryPlan(
             device="CPU",
@@ -198,11 +197,6 @@ def cpu_plan_of(
             encoder_bytes=_encoder_bytes("CPU", PROCESS_BYTES),
         )
     )
-
-
-def rows_of(row_bytes: int, scratch_bytes: int) -> int:
-    """Rows that one run computes: as many as fit, at least one, and no more than a request has."""
-    return min(MAX_FRAMES, max(1, scratch_bytes // row_bytes))
 
 
 def _encoder_bytes(device: str, process_bytes: int) -> int:

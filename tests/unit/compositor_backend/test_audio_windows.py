@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from compositor_backend.audio_windows import AudioWindows
 from compositor_backend.errors import RequestError, TensorError
-from compositor_backend.pack import AvatarPack, PackCache
+from compositor_backend.pack import BoxPack, PackCache
 from tests.support.scenes import textured, write_avatar
 
 ALL = frozenset({"AUDIO", "AVATAR_ROWS", "FRAME_INDEX_ROWS", "RECT"})
@@ -23,7 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> AudioWindows:
     frames = [textured(64, 48, seed) for seed in range(3)]
     write_avatar(folder, frames, BOXES)
     write_avatar(folder, frames, BOXES, "cat", family="wav2lip-96", audio_mode="mel", audio_shape=(1, 80, 16))
-    return AudioWindows(PackCache(AvatarPack, folder, 1 << 30))
+    return AudioWindows(PackCache(BoxPack, folder, 1 << 30))
 
 
 def request(avatar: str = "ann", frames: int = 4, **tensors: NDArray[Any]) -> dict[str, NDArray[Any]]:

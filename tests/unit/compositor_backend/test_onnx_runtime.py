@@ -117,7 +117,7 @@ def test_a_run_of_the_wrong_shape_is_an_error_and_the_network_goes_on(tmp_path: 
     assert out.tolist() == [[3.0] * 4]
 
 
-@pytest.mark.parametrize(("row_bytes", "rows"), [(1000, 10), (10_000, 1), (10_001, 1), (3000, 3)])
+@pytest.mark.parametrize(("row_bytes", "rows"), [(1, 8), (2000, 5), (10_000, 1), (10_001, 1), (3000, 3)])
 def test_as_many_rows_at_a_time_as_the_scratch_holds(tmp_path: Path, row_bytes: int, rows: int) -> None:
     graph = write_graph(tmp_path / "a.onnx", adding_graph(2), row_bytes)
     assert runtime(tmp_path / "cache", scratch_bytes=10_000).open(graph).rows == rows

@@ -7,12 +7,12 @@ import onnx
 import pytest
 
 from compositor_backend.contract import MAX_FRAMES
-from compositor_backend.onnx_runtime import DEFAULT_SCRATCH_BYTES, arena_region_bytes
+from compositor_backend.onnx_runtime import DEFAULT_SCRATCH_BYTES, arena_region_bytes, rows_of
 from export.avatar import build_avatar
 from export.errors import ExportError
 from export.frames import open_frames
 from export.graph_memory import read_memory
-from export.memory_plan import GIB, MIB, cpu_plan, gpu_plan, gpu_plan_of, rows_of, served_policy
+from export.memory_plan import GIB, MIB, cpu_plan, gpu_plan, gpu_plan_of, served_policy
 from tests.support.avatar_sources import BOXES, Sources
 from tests.support.convolutions import convolving_graph
 
@@ -48,7 +48,7 @@ def test_a_machine_too_small_is_refused_with_what_it_would_take(avatar: Path) ->
     [(10, 100, 10), (10, 99, 9), (10, 5, 1), (1, 1 << 40, MAX_FRAMES)],
 )
 def test_a_run_has_as_many_rows_as_fit(row_bytes: int, scratch_bytes: int, rows: int) -> None:
-    assert rows_of(row_bytes, scratch_bytes) == rows
+    assert rows_of("GPU", row_bytes, scratch_bytes) == rows
 
 
 def test_half_precision_takes_half_of_the_weights_and_activations(tmp_path: Path) -> None:
