@@ -63,7 +63,7 @@ def test_empty_variables_count_as_unset() -> None:
 
 def test_how_long_an_idle_pack_stays_open() -> None:
     parameters = {"pack_idle_s": "5"}
-    assert read_settings({}, {}, MODEL).pack_idle_s == 60
+    assert read_settings({}, {}, MODEL).pack_idle_s == 30
     assert read_settings({}, parameters, MODEL).pack_idle_s == 5
     assert read_settings({"LIPSTREAM_PACK_IDLE_S": "300"}, parameters, MODEL).pack_idle_s == 300
 
