@@ -8,6 +8,7 @@ from typing import Any
 
 from compositor_backend import triton
 from compositor_backend.audio_encoder import AudioEncoder
+from compositor_backend.contract import AVATAR_ID_PATTERN
 from compositor_backend.errors import LipstreamError
 from compositor_backend.lipsync import Lipsync
 from compositor_backend.memory import Rest
@@ -53,7 +54,7 @@ class NetworkInstance:
             warn=triton.log_warning,
         )
         self._rest = Rest()
-        _warm(self._host, settings.warm_avatars)
+        _warm(self._host, settings.warm_avatars or _first_avatar(settings, runtime.device))
 
     @classmethod
     def of_lipsync(cls, args: Mapping[str, str]) -> NetworkInstance:
@@ -94,6 +95,16 @@ def _threads(args: Mapping[str, str]) -> int:
     groups = json.loads(args["model_config"]).get("instance_group", [])
     instances = sum(int(group.get("count", 1)) for group in groups)
     return max(1, usable_cpus() // max(1, instances))
+
+
+def _first_avatar(settings: Settings, device: Device) -> list[str]:
+    """On a GPU, which takes seconds to get ready for an architecture, the first avatar that there is."""
+    if device.kind == "CPU" or not settings.avatars_folder.is_dir():
+        return []
+    names = [
+        path.name for path in settings.avatars_folder.iterdir() if AVATAR_ID_PATTERN.fullmatch(path.name)
+    ]
+    return sorted(names)[:1]
 
 
 def _warm(host: NetworkHost[Any], avatars: Sequence[str]) -> None:

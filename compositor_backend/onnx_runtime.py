@@ -4,21 +4,27 @@ All sessions of a process take their activations from one arena, and compute one
 process needs the weights of its networks and the activations of a single piece, whatever the batch. (Measured with the
 half-width network of the 328 family, of which 52 MB live at a time: 59 MB for a piece of one row, and 14 MB for each
 session. With onnxruntime's usual settings each session took 0.8 GB.)
+
+On a CPU each network has a session. On a GPU networks of one architecture share one (`compositor_backend.weights`), and
+what each holds for itself is a buffer of weights on the device. Such a session is run for a few numbers of rows only,
+each of them once before it is used; a piece of another number is padded.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import math
 import os
 import platform
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
@@ -28,14 +34,21 @@ from compositor_backend.errors import NetworkError
 from compositor_backend.graph_file import GraphFile
 from compositor_backend.load_journal import LoadJournal
 from compositor_backend.saved_graphs import SavedGraphs
+from compositor_backend.weights import SplitGraph, split_weights
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-DEFAULT_SCRATCH_BYTES = {"CPU": 64 << 20, "GPU": 128 << 20}
+DEFAULT_SCRATCH_BYTES = {"CPU": 64 << 20, "GPU": 256 << 20}
 """Activations of one run. On a CPU more rows at a time no longer fit the caches: row by row the demo's network takes
-17 % less time than in batches of 25."""
-MOST_ROWS = {"CPU": 8, "GPU": 32}
-"""Rows of one run, however small they are. Of eight rows at a time a CPU makes as much as of any other number: the 160
-family takes 6 to 10 % more for 32, and 96 px Wav2Lip 3 % less; what a run touches of the arena stays in memory."""
+17 % less time than in batches of 25. On a GPU they are what fills it: an H100 makes 2.5 times as much of five rows of a
+full-width network in half precision, which fit this, as of one."""
+ROWS = {"CPU": (1, 2, 3, 4, 5, 6, 7, 8), "GPU": (1, 5, 10, 25)}
+"""Rows that one run may have. Of eight at a time a CPU makes as much as of any other number: the 160 family takes 6 to
+10 % more for 32, and 96 px Wav2Lip 3 % less; what a run touches of the arena stays in memory. A GPU takes seconds to
+get ready for each number, so there it has those of the client's chunks."""
+CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC"}
+"""Of onnxruntime's CUDA provider. By default it tries every algorithm of each convolution, which on an H100 takes
+eleven seconds for each number of rows instead of seven, and finds nothing better."""
+_DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
 MAX_SAVED_BYTES = 8 << 30
 HUNG_STATUS = 70
 """Exit status of a process that ends itself since a graph does not stop being opened."""
@@ -72,8 +85,12 @@ class Runtime:
         cache_folder: Path,
         load_timeout_s: float,
         warn: Callable[[str], None],
+        share_sessions: bool | None = None,
     ) -> None:
         self.device = device
+        self._share_sessions = device.kind == "GPU" if share_sessions is None else share_sessions
+        self._shared: dict[str, _SharedSession] = {}
+        self._shared_lock = threading.Lock()
         self._threads = threads
         self._scratch_bytes = scratch_bytes or DEFAULT_SCRATCH_BYTES[device.kind]
         self._load_timeout_s = load_timeout_s
@@ -93,10 +110,31 @@ class Runtime:
                 opening.enter_context(self._journal.opening(graph.sha256))
             except OSError as error:
                 self._warn(f"the journal of the cache folder cannot be written: {error}")
+            sizes = row_sizes(self.device.kind, graph.row_bytes, self._scratch_bytes)
+            if self._share_sessions and self._engines(graph) is None:
+                session, weights = self._share(graph, sizes)
+                return Network(graph, session, sizes, opening.pop_all(), lambda: self._limit(graph), weights)
             with self._limit(graph):
                 session = self._session(graph)
-            rows = rows_of(self.device.kind, graph.row_bytes, self._scratch_bytes)
-            return Network(graph, session, rows, opening.pop_all(), lambda: self._limit(graph))
+            return Network(graph, session, sizes, opening.pop_all(), lambda: self._limit(graph))
+
+    def _share(self, graph: GraphFile, sizes: tuple[int, ...]) -> tuple[Any, DeviceWeights]:
+        """The session of the graph's architecture, made if this is its first network, and the network's weights."""
+        split = split_weights(_read(graph))
+        weights = DeviceWeights(split, self.device)
+        with self._shared_lock:
+            shared = self._shared.setdefault(split.sha256, _SharedSession())
+        with shared.lock:
+            if shared.session is None:
+                with self._limit(graph):
+                    session = self._create(
+                        split.model, graph, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+                    )
+                for rows in sizes:
+                    with self._limit(graph):
+                        _run_once(session, rows, weights, graph)
+                shared.session = session
+            return shared.session, weights
 
     def _limit(self, graph: GraphFile) -> AbstractContextManager[None]:
         return _ending_process_after(self._load_timeout_s, graph, self._warn)
@@ -157,14 +195,16 @@ class Runtime:
         available = onnxruntime.get_available_providers()
         device_id = str(self.device.id)
         providers: list[Any] = []
-        engines = None if self._platform is None else self._engines(graph, self._platform)
+        engines = self._engines(graph)
         if TENSORRT in available and engines is not None:
             providers.append((TENSORRT, {**tensorrt_options(engines), "device_id": device_id}))
-        return [*providers, (CUDA, {"device_id": device_id}), CPU]
+        return [*providers, (CUDA, {**CUDA_OPTIONS, "device_id": device_id}), CPU]
 
-    @staticmethod
-    def _engines(graph: GraphFile, platform: str) -> Path | None:
-        folder = engine_folder(graph.path.parent, platform, graph.sha256)
+    def _engines(self, graph: GraphFile) -> Path | None:
+        """The folder of the engines made of that graph for this machine, if there is one."""
+        if self._platform is None:
+            return None
+        folder = engine_folder(graph.path.parent, self._platform, graph.sha256)
         return folder if folder.is_dir() else None
 
     def _description(self) -> str:
@@ -179,22 +219,57 @@ class Runtime:
         )
 
 
+class DeviceWeights:
+    """The weights of one network in a buffer on the device; several sessions may read them."""
+
+    def __init__(self, split: SplitGraph, device: Device) -> None:
+        self._device = "cuda" if device.kind == "GPU" else "cpu"
+        self._id = device.id
+        self._tensors = split.tensors
+        # One buffer, one copy: a hundred tensors by themselves take a third more of a GPU's memory.
+        self._buffer = onnxruntime.OrtValue.ortvalue_from_numpy(split.buffer, self._device, self._id)
+
+    @property
+    def names(self) -> Set[str]:
+        """Of the inputs that they are."""
+        return self._tensors.keys()
+
+    def bind(self, binding: Any) -> None:
+        """Make them the inputs of a run."""
+        start = self._buffer.data_ptr()
+        for name, tensor in self._tensors.items():
+            dtype, shape = tensor.dtype.type, tensor.shape
+            binding.bind_input(name, self._device, self._id, dtype, shape, start + tensor.offset)
+
+
+class _SharedSession:
+    """The session of an architecture, once its first network has been opened; `lock` is held meanwhile."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.session: Any = None
+
+
 class Network:
     """An open graph. `rows` of a batch are computed at a time; its first run still belongs to opening it.
 
-    `opening` is left when that is over, and `limit` entered for that run: it ends the process if it takes too long.
+    `sizes` are the numbers of rows that a run may have, ascending. `opening` is left when opening is over, and `limit`
+    entered for the first run: it ends the process if it takes too long. `weights` are those of a session that has none.
     """
 
     def __init__(
         self,
         graph: GraphFile,
         session: Any,
-        rows: int,
+        sizes: tuple[int, ...],
         opening: ExitStack,
         limit: Callable[[], AbstractContextManager[None]],
+        weights: DeviceWeights | None = None,
     ) -> None:
         self.graph = graph
-        self.rows = rows
+        self.rows = sizes[-1]
+        self._sizes = sizes
+        self._weights = weights
         self._session = session
         self._opening = opening
         self._limit: Callable[[], AbstractContextManager[None]] = limit
@@ -209,24 +284,73 @@ class Network:
 
         `NetworkError` if the graph does not run, or gives something of another dtype or shape.
         """
-        binding = self._session.io_binding()
         try:
-            for name, tensor in inputs.items():
-                binding.bind_cpu_input(name, tensor)
-            for name, tensor in outputs.items():
-                shape, pointer = tensor.shape, tensor.ctypes.data
-                binding.bind_output(name, "cpu", 0, tensor.dtype.type, shape, pointer)
-            with self._limit():
-                self._session.run_with_iobinding(binding)
+            rows = len(next(iter(inputs.values())))
+            size = next((size for size in self._sizes if size >= rows), rows)
+            if size == rows:
+                self._run(inputs, outputs)
+            else:
+                self._run_padded(inputs, outputs, rows, size)
         except _ERRORS as error:
             raise NetworkError(f"{self.graph.path} does not run: {_first_line(error)}") from error
         finally:
             self.settle()
 
+    def _run(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> None:
+        binding = _bound(self._session, inputs, outputs, self._weights)
+        with self._limit():
+            self._session.run_with_iobinding(binding)
+
+    def _run_padded(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]], rows: int, size: int
+    ) -> None:
+        """Compute `size` rows, the last one again and again, and keep `rows` of them."""
+        padded = {
+            name: np.concatenate([tensor, np.repeat(tensor[-1:], size - rows, axis=0)])
+            for name, tensor in inputs.items()
+        }
+        made = {name: np.empty((size, *tensor.shape[1:]), tensor.dtype) for name, tensor in outputs.items()}
+        self._run(padded, made)
+        for name, tensor in outputs.items():
+            tensor[...] = made[name][:rows]
+
     def settle(self) -> None:
         """Say that opening the network is over, whether it was run or not; again does nothing."""
         self._opening.close()
         self._limit = nullcontext
+
+
+def _bound(
+    session: Any,
+    inputs: Mapping[str, NDArray[Any]],
+    outputs: Mapping[str, NDArray[Any]],
+    weights: DeviceWeights | None,
+) -> Any:
+    binding = session.io_binding()
+    if weights is not None:
+        weights.bind(binding)
+    for name, tensor in inputs.items():
+        binding.bind_cpu_input(name, tensor)
+    for name, tensor in outputs.items():
+        shape, pointer = tensor.shape, tensor.ctypes.data
+        binding.bind_output(name, "cpu", 0, tensor.dtype.type, shape, pointer)
+    return binding
+
+
+def _run_once(session: Any, rows: int, weights: DeviceWeights, graph: GraphFile) -> None:
+    """Have the provider get ready for runs of so many rows."""
+    inputs = {
+        tensor.name: np.zeros((rows, *tensor.shape[1:]), _DTYPES[tensor.type])
+        for tensor in session.get_inputs()
+        if tensor.name not in weights.names
+    }
+    try:
+        binding = _bound(session, inputs, {}, weights)
+        for tensor in session.get_outputs():
+            binding.bind_output(tensor.name, "cpu")
+        session.run_with_iobinding(binding)
+    except _ERRORS as error:
+        raise NetworkError(f"{graph.path} does not run: {_first_line(error)}") from error
 
 
 def tensorrt_options(engines: Path) -> dict[str, str]:
@@ -259,9 +383,15 @@ _ARENA_LOCK = threading.Lock()
 _ARENAS: set[Device] = set()
 
 
+def row_sizes(kind: str, row_bytes: int, scratch_bytes: int) -> tuple[int, ...]:
+    """Numbers of rows, ascending, that one run on a "CPU" or "GPU" may have: one, and what else fits the scratch."""
+    most = max(1, scratch_bytes // row_bytes)
+    return tuple(size for size in ROWS[kind] if size <= most)
+
+
 def rows_of(kind: str, row_bytes: int, scratch_bytes: int) -> int:
-    """Rows that one run on a "CPU" or "GPU" computes: as many as fit and are of use, at least one."""
-    return min(MOST_ROWS[kind], max(1, scratch_bytes // row_bytes))
+    """The most of them."""
+    return row_sizes(kind, row_bytes, scratch_bytes)[-1]
 
 
 def arena_region_bytes(scratch_bytes: int) -> int:
@@ -298,6 +428,8 @@ def _register_gpu_arena(device: Device, region_bytes: int) -> None:
         raise NetworkError(
             f"expected a GPU, but onnxruntime has no {CUDA} here: install onnxruntime-gpu, or use the embedded configs"
         )
+    if importlib.util.find_spec("onnx") is None:
+        raise NetworkError("serving on a GPU needs the package onnx: pip install onnx")
     if hasattr(onnxruntime, "preload_dlls"):
         # Finds CUDA and cuDNN where their wheels put them; since onnxruntime 1.21.
         onnxruntime.preload_dlls()
