@@ -5,9 +5,10 @@ process needs the weights of its networks and the activations of a single piece,
 half-width network of the 328 family, of which 52 MB live at a time: 59 MB for a piece of one row, and 14 MB for each
 session. With onnxruntime's usual settings each session took 0.8 GB.)
 
-On a CPU each network has a session. On a GPU networks of one architecture share one (`compositor_backend.weights`), and
-what each holds for itself is a buffer of weights on the device. Such a session is run for a few numbers of rows only,
-each of them once before it is used; a piece of another number is padded.
+On a CPU each network has a session. On a GPU networks of one architecture share them (`compositor_backend.weights`),
+and what each holds for itself is a buffer of weights on the device. There is a session for each of a few numbers of
+rows, run once before it is used, since on an H100 one that is run for another number than before stops for five
+seconds; a piece of any other number is padded.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Runtime:
     ) -> None:
         self.device = device
         self._share_sessions = device.kind == "GPU" if share_sessions is None else share_sessions
-        self._shared: dict[str, _SharedSession] = {}
+        self._shared: dict[str, _Architecture] = {}
         self._shared_lock = threading.Lock()
         self._threads = threads
         self._scratch_bytes = scratch_bytes or DEFAULT_SCRATCH_BYTES[device.kind]
@@ -112,29 +113,32 @@ class Runtime:
                 self._warn(f"the journal of the cache folder cannot be written: {error}")
             sizes = row_sizes(self.device.kind, graph.row_bytes, self._scratch_bytes)
             if self._share_sessions and self._engines(graph) is None:
-                session, weights = self._share(graph, sizes)
-                return Network(graph, session, sizes, opening.pop_all(), lambda: self._limit(graph), weights)
+                sessions, weights = self._share(graph, sizes)
+                return Network(graph, sessions, opening.pop_all(), lambda: self._limit(graph), weights)
             with self._limit(graph):
                 session = self._session(graph)
-            return Network(graph, session, sizes, opening.pop_all(), lambda: self._limit(graph))
+            return Network(
+                graph, dict.fromkeys(sizes, session), opening.pop_all(), lambda: self._limit(graph)
+            )
 
-    def _share(self, graph: GraphFile, sizes: tuple[int, ...]) -> tuple[Any, DeviceWeights]:
-        """The session of the graph's architecture, made if this is its first network, and the network's weights."""
+    def _share(self, graph: GraphFile, sizes: tuple[int, ...]) -> tuple[dict[int, Any], DeviceWeights]:
+        """The sessions of the graph's architecture, made for its first network, and the network's weights."""
         split = split_weights(_read(graph))
         weights = DeviceWeights(split, self.device)
         with self._shared_lock:
-            shared = self._shared.setdefault(split.sha256, _SharedSession())
+            shared = self._shared.setdefault(split.sha256, _Architecture())
         with shared.lock:
-            if shared.session is None:
-                with self._limit(graph):
-                    session = self._create(
-                        split.model, graph, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-                    )
-                for rows in sizes:
+            for rows in sizes:
+                if rows not in shared.sessions:
                     with self._limit(graph):
-                        _run_once(session, rows, weights, graph)
-                shared.session = session
-            return shared.session, weights
+                        shared.sessions[rows] = self._prepared(split.model, rows, weights, graph)
+            return {rows: shared.sessions[rows] for rows in sizes}, weights
+
+    def _prepared(self, model: bytes, rows: int, weights: DeviceWeights, graph: GraphFile) -> Any:
+        """A session that has been run once, for so many rows."""
+        session = self._create(model, graph, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
+        _run_once(session, rows, weights, graph)
+        return session
 
     def _limit(self, graph: GraphFile) -> AbstractContextManager[None]:
         return _ending_process_after(self._load_timeout_s, graph, self._warn)
@@ -242,35 +246,34 @@ class DeviceWeights:
             binding.bind_input(name, self._device, self._id, dtype, shape, start + tensor.offset)
 
 
-class _SharedSession:
-    """The session of an architecture, once its first network has been opened; `lock` is held meanwhile."""
+class _Architecture:
+    """The sessions of an architecture by their number of rows; `lock` is held while they are made."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.session: Any = None
+        self.sessions: dict[int, Any] = {}
 
 
 class Network:
     """An open graph. `rows` of a batch are computed at a time; its first run still belongs to opening it.
 
-    `sizes` are the numbers of rows that a run may have, ascending. `opening` is left when opening is over, and `limit`
-    entered for the first run: it ends the process if it takes too long. `weights` are those of a session that has none.
+    `sessions` are those for the numbers of rows that a run may have, ascending. `opening` is left when opening is over,
+    and `limit` entered for the first run: it ends the process if it takes too long. `weights` are those of sessions
+    that have none.
     """
 
     def __init__(
         self,
         graph: GraphFile,
-        session: Any,
-        sizes: tuple[int, ...],
+        sessions: Mapping[int, Any],
         opening: ExitStack,
         limit: Callable[[], AbstractContextManager[None]],
         weights: DeviceWeights | None = None,
     ) -> None:
         self.graph = graph
-        self.rows = sizes[-1]
-        self._sizes = sizes
+        self.rows = max(sessions)
+        self._sessions = sessions
         self._weights = weights
-        self._session = session
         self._opening = opening
         self._limit: Callable[[], AbstractContextManager[None]] = limit
 
@@ -286,9 +289,9 @@ class Network:
         """
         try:
             rows = len(next(iter(inputs.values())))
-            size = next((size for size in self._sizes if size >= rows), rows)
+            size = next(size for size in self._sessions if size >= rows)
             if size == rows:
-                self._run(inputs, outputs)
+                self._run(size, inputs, outputs)
             else:
                 self._run_padded(inputs, outputs, rows, size)
         except _ERRORS as error:
@@ -296,10 +299,13 @@ class Network:
         finally:
             self.settle()
 
-    def _run(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> None:
-        binding = _bound(self._session, inputs, outputs, self._weights)
+    def _run(
+        self, size: int, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
+    ) -> None:
+        session = self._sessions[size]
+        binding = _bound(session, inputs, outputs, self._weights)
         with self._limit():
-            self._session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding)
 
     def _run_padded(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]], rows: int, size: int
@@ -310,7 +316,7 @@ class Network:
             for name, tensor in inputs.items()
         }
         made = {name: np.empty((size, *tensor.shape[1:]), tensor.dtype) for name, tensor in outputs.items()}
-        self._run(padded, made)
+        self._run(size, padded, made)
         for name, tensor in outputs.items():
             tensor[...] = made[name][:rows]
 

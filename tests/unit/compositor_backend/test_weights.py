@@ -43,7 +43,7 @@ def unets(tmp_path_factory: pytest.TempPathFactory) -> list[GraphFile]:
 
 
 def draw(network: Network, rows: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    shapes = {tensor.name: tensor.shape[1:] for tensor in network._session.get_inputs()}
+    shapes = {tensor.name: tensor.shape[1:] for tensor in network._sessions[1].get_inputs()}
     random = np.random.default_rng(rows)
     size = shapes["FACE"][-1]
     inputs = {
@@ -60,8 +60,8 @@ def test_networks_of_one_architecture_share_a_session_and_draw_their_own_picture
 ) -> None:
     shared, alone = runtime(tmp_path, share=True), runtime(tmp_path, share=False)
     networks = [shared.open(graph) for graph in unets]
-    assert networks[0]._session is networks[1]._session
-    assert networks[0]._session is not networks[2]._session
+    assert networks[0]._sessions == networks[1]._sessions
+    assert networks[0]._sessions[1] is not networks[2]._sessions[1]
     for network, graph in [*zip(networks, unets, strict=True), (networks[0], unets[0])]:
         mouth, keys = draw(network, 3)
         wanted_mouth, wanted_keys = draw(alone.open(graph), 3)
@@ -87,9 +87,9 @@ def test_rows_beyond_those_of_a_run_are_left_out(
 def test_a_network_that_goes_leaves_the_others_their_session(unets: list[GraphFile], tmp_path: Path) -> None:
     shared = runtime(tmp_path, share=True)
     first = shared.open(unets[0])
-    session = first._session
+    sessions = first._sessions
     del first
-    assert shared.open(unets[1])._session is session
+    assert shared.open(unets[1])._sessions == sessions
 
 
 def test_equal_architectures_are_the_same_bytes(unets: list[GraphFile]) -> None:

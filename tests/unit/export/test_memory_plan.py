@@ -6,7 +6,6 @@ from pathlib import Path
 import onnx
 import pytest
 
-from compositor_backend.contract import MAX_FRAMES
 from compositor_backend.onnx_runtime import DEFAULT_SCRATCH_BYTES, arena_region_bytes, rows_of
 from export.avatar import build_avatar
 from export.errors import ExportError

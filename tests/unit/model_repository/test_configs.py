@@ -80,6 +80,7 @@ def test_python_models_get_their_inputs_where_numpy_can_see_them(path: Path) -> 
         "network_cache_mib",
         "scratch_mib",
         "warm_avatars",
+        "load_timeout_s",
     }
 
 
