@@ -30,8 +30,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
+from compositor_backend.device_memory import DeviceBuffer, DeviceMemoryError
 from compositor_backend.engines import engine_folder, this_platform
-from compositor_backend.errors import NetworkError
+from compositor_backend.errors import BusyError, NetworkError
 from compositor_backend.graph_file import GraphFile
 from compositor_backend.load_journal import LoadJournal
 from compositor_backend.saved_graphs import SavedGraphs
@@ -230,8 +231,16 @@ class DeviceWeights:
         self._device = "cuda" if device.kind == "GPU" else "cpu"
         self._id = device.id
         self._tensors = split.tensors
-        # One buffer, one copy: a hundred tensors by themselves take a third more of a GPU's memory.
-        self._buffer = onnxruntime.OrtValue.ortvalue_from_numpy(split.buffer, self._device, self._id)
+        self._buffer: Any
+        try:
+            if device.kind == "CPU":
+                self._buffer, self._start = split.buffer, split.buffer.ctypes.data
+            else:
+                self._buffer = DeviceBuffer(split.buffer, device.id)
+                self._start = self._buffer.pointer
+        except DeviceMemoryError as error:
+            text = f"no room on the GPU for a network's {split.buffer.nbytes} bytes of weights; retry later"
+            raise BusyError(text) from error
 
     @property
     def names(self) -> Set[str]:
@@ -240,10 +249,9 @@ class DeviceWeights:
 
     def bind(self, binding: Any) -> None:
         """Make them the inputs of a run."""
-        start = self._buffer.data_ptr()
         for name, tensor in self._tensors.items():
             dtype, shape = tensor.dtype.type, tensor.shape
-            binding.bind_input(name, self._device, self._id, dtype, shape, start + tensor.offset)
+            binding.bind_input(name, self._device, self._id, dtype, shape, self._start + tensor.offset)
 
 
 class _Architecture:

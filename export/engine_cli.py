@@ -52,7 +52,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         "--instances", type=int, metavar="N", help="of lipsync on the GPU or machine (8; with --cpu 1)"
     )
     plan.add_argument(
-        "--context", type=float, metavar="MB", help="what a CUDA context takes, where you know better (450)"
+        "--context", type=float, metavar="MB", help="what a CUDA context takes, where you know better (800)"
     )
     plan.add_argument("--scratch", type=int, metavar="MIB", help="LIPSTREAM_SCRATCH_MIB (128; with --cpu 64)")
     engine.set_defaults(run=_run_engine)
@@ -158,7 +158,7 @@ def _table(what: str, plan: MemoryPlan) -> Table:
 
 def _lines(plan: MemoryPlan) -> Iterator[tuple[str, int, str]]:
     on_gpu = plan.device == "GPU"
-    yield "CUDA context" if on_gpu else "process", plan.process_bytes, "assumed" if on_gpu else "measured"
+    yield "CUDA context" if on_gpu else "process", plan.process_bytes, "measured, H100" if on_gpu else "measured"
     if on_gpu:
         yield "cuDNN workspace", plan.workspace_bytes, "assumed"
     yield (
