@@ -158,7 +158,11 @@ def _table(what: str, plan: MemoryPlan) -> Table:
 
 def _lines(plan: MemoryPlan) -> Iterator[tuple[str, int, str]]:
     on_gpu = plan.device == "GPU"
-    yield "CUDA context" if on_gpu else "process", plan.process_bytes, "measured, H100" if on_gpu else "measured"
+    yield (
+        "CUDA context" if on_gpu else "process",
+        plan.process_bytes,
+        "measured, H100" if on_gpu else "measured",
+    )
     if on_gpu:
         yield "cuDNN workspace", plan.workspace_bytes, "assumed"
     yield (
