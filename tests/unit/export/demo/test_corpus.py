@@ -31,7 +31,7 @@ from export.demo.phonemes import Phoneme
 from export.demo.track import OPEN, PRESS, WIDTH
 from export.demo.voices import Utterance
 
-TINY = CorpusSettings(natural=2, robotic=3, noise_only=1, validation=2)
+TINY = CorpusSettings(natural=2, recorded=0, robotic=3, noise_only=1, validation=2)
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +138,11 @@ def test_the_splits_share_no_row(corpus):
 
 
 def test_a_stored_corpus_is_opened_again_and_other_settings_make_another(corpus, tmp_path):
-    build_corpus(tmp_path, replace(TINY, natural=0, robotic=1))
+    build_corpus(tmp_path, replace(TINY, natural=0, recorded=0, robotic=1))
     written = (tmp_path / "windows.npy").stat().st_mtime_ns
-    build_corpus(tmp_path, replace(TINY, natural=0, robotic=1))
+    build_corpus(tmp_path, replace(TINY, natural=0, recorded=0, robotic=1))
     assert (tmp_path / "windows.npy").stat().st_mtime_ns == written
-    build_corpus(tmp_path, replace(TINY, natural=0, robotic=2))
+    build_corpus(tmp_path, replace(TINY, natural=0, recorded=0, robotic=2))
     assert stored_settings(tmp_path)["robotic"] == 2
     assert (tmp_path / "windows.npy").stat().st_mtime_ns != written
 

@@ -24,7 +24,8 @@ SETTINGS = PictureSettings(training=6, validation=4, seed=1)
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return build_corpus(
-        tmp_path_factory.mktemp("corpus"), CorpusSettings(natural=0, robotic=4, noise_only=0, validation=2)
+        tmp_path_factory.mktemp("corpus"),
+        CorpusSettings(natural=0, recorded=0, robotic=4, noise_only=0, validation=2),
     )
 
 

@@ -8,16 +8,18 @@ import torch
 from export.demo.corpus import CorpusSettings, build_corpus, encoder_targets
 from export.demo.progress import TrainingLog
 from export.demo.train_encoder import (
+    MISSED_PRESS_WEIGHT,
+    PRESS_TARGET,
     EncoderSettings,
+    Rows,
     augment,
     embed,
     embedding_targets,
-    favour_closure,
     read_embeddings,
+    told_loss,
     told_mouths,
     train_encoder,
 )
-from export.networks.audio_encoder import AudioEncoder
 
 CPU = torch.device("cpu")
 QUICK = EncoderSettings(cycles=(4,), peak_rates=(2e-3,), batch=8, validate_every=4, save_every=2)
@@ -25,7 +27,7 @@ QUICK = EncoderSettings(cycles=(4,), peak_rates=(2e-3,), batch=8, validate_every
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    settings = CorpusSettings(natural=0, robotic=4, noise_only=0, validation=4)
+    settings = CorpusSettings(natural=0, recorded=0, robotic=4, noise_only=0, validation=2)
     return build_corpus(tmp_path_factory.mktemp("corpus"), settings)
 
 
@@ -49,17 +51,27 @@ def test_the_ideal_encoder_tells_the_true_mouths_with_presses_made_firm():
     assert (told[mouth[:, 4] > 0.8, 4] == 1).all()
 
 
-def test_favouring_closure_scales_the_press_and_nothing_else():
-    torch.manual_seed(0)
-    network = AudioEncoder().eval()
-    torch.nn.init.constant_(network[-1].conv_block[1].bias, 0.2)
-    windows = np.random.default_rng(0).uniform(-4, 4, (4, 80, 16)).astype(np.float32)
-    before = read_embeddings(embed(network, windows, CPU))
-    favour_closure(network, 2.0)
-    after = read_embeddings(embed(network, windows, CPU))
-    np.testing.assert_allclose(after[:, 1], 2 * before[:, 1], rtol=1e-4)
-    np.testing.assert_array_equal(np.delete(after, 1, axis=1), np.delete(before, 1, axis=1))
-    assert before[:, 1].min() > 0
+def test_a_press_that_is_missed_costs_more_than_one_too_many():
+    targets = torch.full((1, 8), 0.5)
+    wanted = embedding_targets(targets)
+
+    def loss(change, target):
+        told = targets.clone()
+        told[0, target] += change
+        return float(told_loss(embedding_targets(told), wanted))
+
+    assert loss(-0.2, PRESS_TARGET) == pytest.approx(MISSED_PRESS_WEIGHT * loss(0.2, PRESS_TARGET))
+    assert loss(-0.2, 0) == pytest.approx(loss(0.2, 0))
+
+
+def test_a_quarter_of_a_batch_is_of_pressed_lips():
+    rows = Rows(np.arange(1000), np.arange(0, 1000, 10))
+    first, again = (rows.batch(40, np.random.default_rng(3)) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert len(first) == 40
+    assert (first[:-1] <= first[1:]).all()
+    assert (first % 10 == 0).sum() >= 10
+    assert len(Rows(np.arange(50), np.arange(2)).batch(40, np.random.default_rng(3))) == 40
 
 
 def test_augmentation_keeps_digital_silence_and_the_range():

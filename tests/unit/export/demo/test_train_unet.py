@@ -33,12 +33,14 @@ CPU = torch.device("cpu")
 QUICK = UNetSettings(steps=2, batch=2, audio_steps=2, audio_batch=4, validate_every=2, save_every=1)
 PICTURES = PictureSettings(training=8, validation=2, seed=1)
 
+SPEECH = CorpusSettings(natural=0, recorded=0, robotic=3, noise_only=0, validation=1)
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A work folder with a corpus, ten pictures of two templates, and the ideal encoder's embeddings."""
     folder = tmp_path_factory.mktemp("work")
-    corpus = build_corpus(folder / "corpus", CorpusSettings(natural=0, robotic=3, noise_only=0, validation=1))
+    corpus = build_corpus(folder / "corpus", SPEECH)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "N_FRAMES", 2)
         prepare(folder / "pictures", corpus, PICTURES)
@@ -134,7 +136,7 @@ def test_the_readers_leave_the_networks_picture_alone():
 
 
 def test_the_audio_branch_hears_every_frame_whose_windows_are_embedded(folder):
-    corpus = build_corpus(folder / "corpus", CorpusSettings(natural=0, robotic=3, noise_only=0, validation=1))
+    corpus = build_corpus(folder / "corpus", SPEECH)
     plan = np.load(folder / "pictures" / "plan.npy")
     audible, stored = audible_rows(corpus, plan), set(planned_rows(plan))
     assert set(plan[2:, 1]) <= set(audible)
