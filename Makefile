@@ -91,8 +91,9 @@ lint: $(VENV)/.test ## ruff (lint and format) and mypy --strict
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 
+# Two processes on two cores: with more threads in each, torch's wait for one another and take three times as long.
 test: $(VENV)/.test lint ## Everything: lint, types, unit tests, functional tests on a real Triton
-	@$(PY) -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 unit: $(VENV)/.test ## The tests that need no Triton
 	@$(PY) -m pytest -m 'not functional'

@@ -66,6 +66,8 @@ class EvaluationSettings:
     recordings: tuple[str, ...] | None = None
     """Names of the stored ones, None for all."""
     seed: int = 4242
+    stride: int = 37
+    """Utterance n starts at this many times n of the template's frames; with 0 fewer of them have to be drawn."""
     threads: int = 0
     batch: int = 8
 
@@ -199,7 +201,7 @@ def evaluate(
     neighbourhood = mouth_neighbourhood()
     judged = []
     for n, sample in enumerate(unseen_speech(settings)):
-        judged.append(judge(networks, sample, n * 37, neighbourhood, worst))
+        judged.append(judge(networks, sample, n * settings.stride, neighbourhood, worst))
         progress(n + 1)
     return summarise(judged)
 
