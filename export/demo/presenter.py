@@ -107,7 +107,7 @@ def _body(pose: Pose) -> tuple[str, str]:
     shoulders = _shoulders(pose)
     upper = (
         f'{shades}<g transform="{moved}">{head.back_hair()}</g>{shoulders}'
-        f'<g transform="{moved}">{head.face(pose)}{head.earrings()}{head.front_hair(pose)}</g>'
+        f'<g transform="{moved}">{head.face(pose)}{head.front_hair(pose)}</g>'
     )
     return upper, shades + shoulders
 

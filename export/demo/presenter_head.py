@@ -17,6 +17,8 @@ FEATURE_SLIDE_PX = (2.6, 1.8)
 NOSE_SLIDE_PX = (4.4, 2.6)
 EYE_SCALE = 1.16
 LID_TRAVEL_PX = 19.8
+# How far the lids come down while the eye is open: an iris that shows whole seems to stare.
+LID_AT_REST = 0.16
 # Past this the ball no longer shows between the lids.
 LID_SHUT = 0.95
 STRAND_SEED = 7
@@ -114,6 +116,20 @@ def neck(pose: Pose) -> str:
         + spot(0, 212, 20, 12, "b0664c", 0.4)
         + spot(-46, 188, 44, 7, "ffe2c4", 0.45, 14)
         + spot(46, 190, 40, 6, "ffe2c4", 0.25, -14)
+        + _necklace()
+    )
+
+
+def _necklace() -> str:
+    """A fine chain with a pearl, below the face box."""
+    pearl_y = 226
+    return (
+        line("M-55 150 C-44 190 -20 216 0 220 C20 216 44 190 55 150", "8a4a38", 1.6, 0.35)
+        + line("M-55 149 C-44 189 -20 215 0 219 C20 215 44 189 55 149", "e8b27e", 1.1, 0.95)
+        + spot(1.5, pearl_y + 3, 8, 6, "8a4a38", 0.5)
+        + f'<circle cx="0" cy="{pearl_y}" r="4.8" fill="#efe6da"/>'
+        + spot(1, pearl_y + 2, 4.5, 4.5, "8a4a38", 0.35)
+        + spot(-1.4, pearl_y - 1.6, 2.4, 2.4, "ffffff", 0.9)
     )
 
 
@@ -157,10 +173,15 @@ def _lash(x: float, y: float, dx: float, dy: float) -> str:
     return line(f"M{x:.2f} {y:.2f} q{dx * 0.35:.2f} {dy * 0.15:.2f} {dx:.2f} {dy:.2f}", "2a1512", 1.1, 0.8)
 
 
+def _lowered(lid: float) -> float:
+    """How far down the upper lid is, 0 to 1, for an eye that is closed by ``lid``."""
+    return LID_AT_REST + (1.0 - LID_AT_REST) * lid
+
+
 def _upper_lid_y(share: float, lid: float) -> float:
     """Height of the lid's edge at ``share`` (-1 inner corner to 1 outer), closed by ``lid``; y down."""
     bow: float = 1.0 - abs(share + 0.06) ** 2.3
-    return (-11.5 + LID_TRAVEL_PX * lid) * bow - 1.2 * share
+    return (-11.5 + LID_TRAVEL_PX * _lowered(lid)) * bow - 1.2 * share
 
 
 def _lashes(lid: float) -> str:
@@ -174,7 +195,7 @@ def _lashes(lid: float) -> str:
 
 def _eye(pose: Pose, side: int) -> str:
     """One eye round its own origin, drawn with its outer corner to the right; ``side`` -1 mirrors it."""
-    top = 2.0 * (-11.5 + LID_TRAVEL_PX * pose.lid)
+    top = 2.0 * (-11.5 + LID_TRAVEL_PX * _lowered(pose.lid))
     name = f"eye-clip-{side + 1}"
     upper = f"C-13 {top * 0.5 + 2.2:.2f} -8 {top * 0.5 - 0.8:.2f} -1 {top * 0.5:.2f}"
     upper += f" C8 {top * 0.5 + 0.2:.2f} 15 {top * 0.25 - 2.0:.2f} 20 -2"
@@ -293,14 +314,3 @@ def front_hair(pose: Pose) -> str:
         + f"{line('M60 -186 C104 -166 122 -110 121 -50 C119 0 120 40 131 92', 'bcd8ff', 3.0, 0.34)}</g>"
     )
     return f'<g transform="translate({slide:.2f} 0)">{left}{right}</g>'
-
-
-def earrings() -> str:
-    """A small pearl on each side, half under the hair."""
-    pearl = '<circle cx="{x}" cy="30" r="4.6" fill="#efe6da"/>'
-    return "".join(
-        pearl.format(x=x)
-        + spot(x + 1, 32, 4.5, 4.5, "8a4a38", 0.4)
-        + spot(x - 1.4, 28.4, 2.4, 2.4, "ffffff", 0.9)
-        for x in (-91, 91)
-    )

@@ -13,11 +13,21 @@ FPS = 25
 N_FRAMES = 251
 
 # Frame of full closure. Natural blinks come every 2 to 4 seconds, now and then as a pair.
-BLINK_FRAMES = (41, 118, 131, 212)
+BLINK_FRAMES = (41, 102, 131, 142, 203)
 BLINK_CLOSING_FRAMES = 3.0
 BLINK_OPENING_FRAMES = 5.0
 # Frame at which the gaze jumps, and where to (pixels right, pixels down).
-GAZE_JUMPS = ((24, 1.3, 0.2), (86, -0.9, 0.5), (121, 0.0, 0.0), (166, -1.5, -0.3), (214, 0.0, 0.0))
+GAZE_JUMPS = (
+    (24, 1.9, 0.3),
+    (52, 0.5, 0.0),
+    (74, -1.2, 0.7),
+    (101, 0.2, 0.0),
+    (120, 0.8, -0.4),
+    (143, -0.4, 0.1),
+    (166, -2.1, -0.4),
+    (188, -0.9, 0.4),
+    (204, 0.0, 0.0),
+)
 GAZE_JUMP_FRAMES = 3.0
 
 
@@ -79,14 +89,14 @@ def pose_at(index: int) -> Pose:
     breath = _sway(turn, (5, 1.0))
     gaze_x_px, gaze_y_px = _gaze(index)
     return Pose(
-        x_px=_sway(turn, (2, 3.2), (3, 2.2), (7, 0.5)),
-        y_px=_sway(turn, (3, 1.2), (4, 0.9)) - 1.1 * breath,
-        roll_deg=_sway(turn, (2, 0.55), (5, 0.45)),
-        yaw=_sway(turn, (3, 0.5), (4, 0.4)),
-        pitch=_sway(turn, (2, 0.35), (6, 0.35)),
+        x_px=_sway(turn, (2, 3.8), (3, 2.6), (7, 0.8)),
+        y_px=_sway(turn, (3, 1.5), (4, 1.2), (8, 0.4)) - 1.1 * breath,
+        roll_deg=_sway(turn, (2, 0.8), (5, 0.65)),
+        yaw=_sway(turn, (3, 0.7), (4, 0.55), (7, 0.15)),
+        pitch=_sway(turn, (2, 0.45), (6, 0.45)),
         breath=breath,
         lid=_lid(index),
         gaze_x_px=gaze_x_px,
         gaze_y_px=gaze_y_px,
-        brow=_sway(turn, (4, 0.45), (9, 0.3)),
+        brow=_sway(turn, (4, 0.5), (9, 0.4)),
     )
