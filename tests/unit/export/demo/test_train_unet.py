@@ -26,6 +26,7 @@ from export.demo.train_unet import (
     planned_rows,
     predict,
     train_unet,
+    worst_pixels,
 )
 from export.parity import unet_reference
 
@@ -121,7 +122,18 @@ def test_the_loss_weighs_the_mouth_most(folder):
     wrong_corner[:, :, 2, 2] += 0.2
     losses = [picture_loss(p, truth, torch.from_numpy(weights)) for p in (truth, wrong_corner, wrong_mouth)]
     assert losses[0] == 0
-    assert losses[2] > 5 * losses[1] > 0
+    assert losses[2] > losses[1] > 0
+
+
+def test_a_blotch_costs_more_than_the_same_error_spread_over_the_face():
+    truth, flat = torch.full((2, 3, 320, 320), 0.5), torch.ones(320, 320)
+    blotch, veil = truth.clone(), truth.clone()
+    blotch[0, :, 40:72, 40:72] += 0.2  # a hundredth of the picture
+    veil[0] += 0.02
+    worst = [float(worst_pixels(picture - truth)) for picture in (blotch, veil)]
+    assert worst[0] == pytest.approx(0.2**2 / 2, rel=0.01)
+    assert worst[1] == pytest.approx(0.02**2 / 2, rel=0.01)
+    assert picture_loss(blotch, truth, flat) > 1.5 * picture_loss(veil, truth, flat)
 
 
 def test_the_readers_leave_the_networks_picture_alone():
