@@ -36,8 +36,8 @@ PRESS_TARGET = 1
 MISSED_PRESS_WEIGHT = 1.5
 """Of the squared error where less of a press is told than there is: half-open lips on a p, b or m disturb more than
 lips that meet without need. So the press is told as an expectile of 0.6, in place of the mean (Newey and Powell 1987).
-With 3, and a quarter of each batch pressed, an encoder beside the committed U-Net shut the lips on 98 % of p, b and m of
-validation sentences, not 75, but followed the opening less well: 0.77, not 0.80. Both were lowered since.
+With 3, and a quarter of each batch pressed, an encoder beside the committed U-Net shut the lips on 98 % of p, b and m
+of validation sentences, not 75, but followed the opening less well: 0.77, not 0.80. Both were lowered since.
 """
 PRESSED_SHARE = 0.15
 """Of each batch, windows in whose middle lips are pressed; of all windows they are a tenth."""
