@@ -1,7 +1,7 @@
 """Memory on a GPU, taken from CUDA itself.
 
 onnxruntime's own allocator of device tensors takes regions each twice as large as the one before, and keeps what was
-freed: 32 networks of 25 MB took 1,040 MB of an H100, and one more would have taken another 1,070.
+freed: 32 networks of 25 MB took 1,040 MB of an H100, and the fortieth would take another 1,070.
 """
 
 from __future__ import annotations

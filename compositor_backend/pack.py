@@ -445,8 +445,8 @@ class PackCache(Generic[_Pack]):
         `AvatarIdError` if `avatar_id` is none, `UnknownAvatarError` if there is no such avatar,
         `DamagedAvatarError` if its pack cannot be opened.
 
-        Looking takes 20 microseconds. A file that is cut short after that, while the pack is being read, ends the
-        process (SIGBUS); a server that is watched loads the model anew.
+        Looking takes 10 microseconds, and some 15 more where all files are mapped. A file that is cut short after
+        that, while the pack is being read, ends the process (SIGBUS); a server that is watched loads the model anew.
         """
         return self._look(avatar_id)[1]
 

@@ -13,7 +13,7 @@ LIPSTREAM_NETWORK_CACHE_MIB   network_cache_mib  networks that one process keeps
                                                  graphs' files; by default 512
 LIPSTREAM_SCRATCH_MIB         scratch_mib        activations of one run of a network, in MiB: a batch is
                                                  computed in pieces of as many rows as fit, at least one;
-                                                 by default 64 on a CPU, 128 on a GPU
+                                                 by default 64 on a CPU, 256 on a GPU
 LIPSTREAM_CACHE               cache_folder       folder for optimised graphs; by default ``lipstream`` in the
                                                  user's cache folder
 LIPSTREAM_LOAD_TIMEOUT_S      load_timeout_s     seconds after which a network that is still being opened

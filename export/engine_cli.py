@@ -54,7 +54,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     plan.add_argument(
         "--context", type=float, metavar="MB", help="what a CUDA context takes, where you know better (800)"
     )
-    plan.add_argument("--scratch", type=int, metavar="MIB", help="LIPSTREAM_SCRATCH_MIB (128; with --cpu 64)")
+    plan.add_argument("--scratch", type=int, metavar="MIB", help="LIPSTREAM_SCRATCH_MIB (256; with --cpu 64)")
     engine.set_defaults(run=_run_engine)
 
 

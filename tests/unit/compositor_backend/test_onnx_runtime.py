@@ -10,23 +10,13 @@ import pytest
 
 from compositor_backend.errors import NetworkError, RefusedNetworkError
 from compositor_backend.graph_file import GraphFile
-from compositor_backend.onnx_runtime import HUNG_STATUS, Device, Runtime
+from compositor_backend.onnx_runtime import HUNG_STATUS
 from tests.support.graphs import adding_graph, endless_graph, write_graph
-
-
-def runtime(cache: Path, warnings: list[str] | None = None, scratch_bytes: int | None = None) -> Runtime:
-    return Runtime(
-        Device("CPU"),
-        threads=1,
-        scratch_bytes=scratch_bytes,
-        cache_folder=cache,
-        load_timeout_s=60.0,
-        warn=(warnings if warnings is not None else []).append,
-    )
+from tests.support.runtimes import cpu_runtime
 
 
 def draw(cache: Path, graph: GraphFile) -> list[list[float]]:
-    network = runtime(cache).open(graph)
+    network = cpu_runtime(cache).open(graph)
     out = np.empty((2, 4), np.float32)
     network.run({"X": np.ones((2, 4), np.float32)}, {"Y": out})
     return out.tolist()
@@ -72,7 +62,7 @@ def test_without_a_cache_folder_graphs_open_all_the_same(tmp_path: Path) -> None
     (tmp_path / "cache").write_text("a file, where a folder should be")
     graph = write_graph(tmp_path / "a.onnx", adding_graph(2))
     warnings: list[str] = []
-    network = runtime(tmp_path / "cache", warnings).open(graph)
+    network = cpu_runtime(tmp_path / "cache", warn=warnings.append).open(graph)
     out = np.empty((1, 4), np.float32)
     network.run({"X": np.ones((1, 4), np.float32)}, {"Y": out})
     assert out.tolist() == [[3.0] * 4]
@@ -83,10 +73,10 @@ def test_a_file_that_is_not_what_the_manifest_says_is_refused(tmp_path: Path) ->
     graph = write_graph(tmp_path / "a.onnx", adding_graph(2))
     write_graph(tmp_path / "a.onnx", adding_graph(3))
     with pytest.raises(NetworkError, match="SHA-256"):
-        runtime(tmp_path / "cache").open(graph)
+        cpu_runtime(tmp_path / "cache").open(graph)
     (tmp_path / "a.onnx").unlink()
     with pytest.raises(NetworkError, match="cannot be read"):
-        runtime(tmp_path / "cache").open(graph)
+        cpu_runtime(tmp_path / "cache").open(graph)
 
 
 def test_what_is_no_graph_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -95,7 +85,7 @@ def test_what_is_no_graph_is_refused_in_one_line(tmp_path: Path) -> None:
     for damage in (b"", b"\x00" * 100, data[: len(data) // 2]):
         graph = write_bytes(tmp_path / "b.onnx", damage)
         with pytest.raises(NetworkError, match="does not open") as error:
-            runtime(tmp_path / "cache").open(graph)
+            cpu_runtime(tmp_path / "cache").open(graph)
         assert "\n" not in str(error.value)
 
 
@@ -107,7 +97,7 @@ def write_bytes(path: Path, data: bytes) -> GraphFile:
 
 
 def test_a_run_of_the_wrong_shape_is_an_error_and_the_network_goes_on(tmp_path: Path) -> None:
-    network = runtime(tmp_path / "cache").open(write_graph(tmp_path / "a.onnx", adding_graph(2)))
+    network = cpu_runtime(tmp_path / "cache").open(write_graph(tmp_path / "a.onnx", adding_graph(2)))
     out = np.empty((1, 4), np.float32)
     with pytest.raises(NetworkError, match="does not run"):
         network.run({"X": np.ones((1, 5), np.float32)}, {"Y": np.empty((1, 5), np.float32)})
@@ -120,7 +110,7 @@ def test_a_run_of_the_wrong_shape_is_an_error_and_the_network_goes_on(tmp_path: 
 @pytest.mark.parametrize(("row_bytes", "rows"), [(1, 8), (2000, 5), (10_000, 1), (10_001, 1), (3000, 3)])
 def test_as_many_rows_at_a_time_as_the_scratch_holds(tmp_path: Path, row_bytes: int, rows: int) -> None:
     graph = write_graph(tmp_path / "a.onnx", adding_graph(2), row_bytes)
-    assert runtime(tmp_path / "cache", scratch_bytes=10_000).open(graph).rows == rows
+    assert cpu_runtime(tmp_path / "cache", scratch_bytes=10_000).open(graph).rows == rows
 
 
 _OPENS = """
@@ -149,12 +139,12 @@ def test_a_graph_that_hangs_ends_its_process_and_is_then_refused(tmp_path: Path)
         assert ended.returncode == HUNG_STATUS, ended.stderr
         assert "still being opened" in ended.stdout
     with pytest.raises(RefusedNetworkError):
-        runtime(cache).open(graph)
+        cpu_runtime(cache).open(graph)
 
 
 def test_a_network_that_is_not_run_at_once_has_all_the_time(tmp_path: Path) -> None:
     graph = write_graph(tmp_path / "a.onnx", adding_graph(2))
-    network = runtime(tmp_path / "cache").open(graph)
+    network = cpu_runtime(tmp_path / "cache").open(graph)
     limits = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
     assert all(limit.finished.is_set() for limit in limits)
     network.settle()

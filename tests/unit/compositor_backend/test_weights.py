@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import hashlib
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compositor_backend.errors import NetworkError
 from compositor_backend.graph_file import GraphFile
-from compositor_backend.onnx_runtime import ROWS, Device, Network, Runtime
+from compositor_backend.onnx_runtime import ROWS, Network
 from compositor_backend.weights import ALIGNMENT_BYTES, split_weights
 from export.onnx_export import write_unet
 from tests.support.graphs import adding_graph, endless_graph, write_graph
 from tests.support.networks import random_unet
-
-
-def runtime(cache: Path, *, share: bool) -> Runtime:
-    return Runtime(
-        Device("CPU"),
-        threads=1,
-        scratch_bytes=None,
-        cache_folder=cache,
-        load_timeout_s=60.0,
-        warn=print,
-        share_sessions=share,
-    )
+from tests.support.runtimes import cpu_runtime
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +49,7 @@ def draw(network: Network, rows: int) -> tuple[NDArray[np.uint8], NDArray[np.int
 def test_networks_of_one_architecture_share_a_session_and_draw_their_own_pictures(
     unets: list[GraphFile], tmp_path: Path
 ) -> None:
-    shared, alone = runtime(tmp_path, share=True), runtime(tmp_path, share=False)
+    shared, alone = cpu_runtime(tmp_path, share_sessions=True), cpu_runtime(tmp_path, share_sessions=False)
     networks = [shared.open(graph) for graph in unets]
     assert networks[0]._sessions == networks[1]._sessions
     assert networks[0]._sessions[1] is not networks[2]._sessions[1]
@@ -75,17 +66,30 @@ def test_rows_beyond_those_of_a_run_are_left_out(
     unets: list[GraphFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ROWS, "CPU", (1, 5))
-    network = runtime(tmp_path, share=True).open(unets[0])
+    network = cpu_runtime(tmp_path, share_sessions=True).open(unets[0])
     assert network.rows == 5
     mouth, keys = draw(network, 3)
     monkeypatch.undo()
-    wanted_mouth, wanted_keys = draw(runtime(tmp_path, share=False).open(unets[0]), 3)
+    wanted_mouth, wanted_keys = draw(cpu_runtime(tmp_path, share_sessions=False).open(unets[0]), 3)
     assert np.abs(mouth.astype(int) - wanted_mouth).max() <= 1
     assert (keys == wanted_keys).all()
 
 
+def test_a_network_keeps_nothing_of_a_request(unets: list[GraphFile], tmp_path: Path) -> None:
+    network = cpu_runtime(tmp_path, share_sessions=True).open(unets[0])
+    shapes = {tensor.name: tensor.shape[1:] for tensor in network._sessions[1].get_inputs()}
+    size = shapes["FACE"][-1]
+    face = np.zeros((1, *shapes["FACE"]), np.uint8)
+    gone = weakref.ref(face)
+    outputs = {"MOUTH": np.empty((1, size, size, 3), np.uint8), "AVATAR_KEY": np.empty((1, 1), np.int64)}
+    network.run({"FACE": face, "AUDIO": np.zeros((1, *shapes["AUDIO"]), np.float32)}, outputs)
+    del face
+    gc.collect()
+    assert gone() is None
+
+
 def test_a_network_that_goes_leaves_the_others_their_session(unets: list[GraphFile], tmp_path: Path) -> None:
-    shared = runtime(tmp_path, share=True)
+    shared = cpu_runtime(tmp_path, share_sessions=True)
     first = shared.open(unets[0])
     sessions = first._sessions
     del first
@@ -128,7 +132,7 @@ def test_stored_halves_are_cast_once(tmp_path: Path) -> None:
     split = split_weights(model.SerializeToString())
     assert [node.op_type for node in onnx.load_model_from_string(split.model).graph.node] == ["Mul"]
     assert split.tensors["same"].dtype == np.float32
-    network = runtime(tmp_path, share=True).open(write_graph(tmp_path / "casts.onnx", model))
+    network = cpu_runtime(tmp_path, share_sessions=True).open(write_graph(tmp_path / "casts.onnx", model))
     out = np.empty((7, 4), np.float32)
     network.run({"X": np.full((7, 4), 2, np.float32)}, {"Y": out})
     assert out.tolist() == [[0, 2, 4, 6]] * 7
@@ -146,7 +150,7 @@ def test_constants_that_are_no_weights_stay(tmp_path: Path) -> None:
     split = split_weights(adding_graph(2).SerializeToString())
     assert list(split.tensors) == ["value"]
     assert split.sha256 == split_weights(adding_graph(3).SerializeToString()).sha256
-    shared = runtime(tmp_path, share=True)
+    shared = cpu_runtime(tmp_path, share_sessions=True)
     out = np.empty((2, 4), np.float32)
     for value in (2, 3, 2):
         network = shared.open(write_graph(tmp_path / f"{value}.onnx", adding_graph(value)))
@@ -162,4 +166,4 @@ def test_what_is_no_graph_is_refused(tmp_path: Path, damage: bytes) -> None:
     path.write_bytes(damage)
     graph = GraphFile(path, hashlib.sha256(damage).hexdigest(), len(damage), 1000)
     with pytest.raises(NetworkError):
-        runtime(tmp_path, share=True).open(graph)
+        cpu_runtime(tmp_path, share_sessions=True).open(graph)
